@@ -1,0 +1,56 @@
+# The commands that people and CI share. Tools come from tools/install and live in .tools/.
+
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+# Clippy and tests name the same packages and the same lock file, so that cargo resolves the same features for both.
+WORKSPACE := --workspace --locked
+
+# What the tests call besides cargo: names from tools/versions.
+TEST_TOOLS := grpcurl
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test check lint fmt proto fmt-check clippy contract deny advisories
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+dev: ## start a broker on loopback that needs nothing (ARGS="--dir DIR" passes arguments)
+	cargo run --locked -- dev $(ARGS)
+
+test: ## install what the tests need, then run all of them
+	tools/install $(TEST_TOOLS)
+	cargo test $(WORKSPACE)
+
+check: ## everything CI runs, in CI's order
+	.ci/run
+
+lint: fmt-check contract deny clippy ## every check that runs no test
+
+fmt: ## format Rust and protobuf sources in place
+	@tools/install buf
+	cargo fmt --all
+	buf format --write
+
+proto: ## regenerate the checked-in code from proto/
+	KEYFERRY_REGENERATE=1 cargo test -p keyferry-proto
+
+fmt-check: ## is the Rust formatted?
+	cargo fmt --all --check
+
+clippy: ## clippy on every target, warnings denied
+	cargo clippy $(WORKSPACE) --all-targets -- -D warnings
+
+contract: ## lint and format of the protobuf files, and whether they break a client (BASE=commit to compare with)
+	@tools/install buf
+	buf lint
+	buf format --diff --exit-code
+	tools/breaking $(BASE)
+
+deny: ## licences, banned and duplicate crates, sources of the dependencies
+	@tools/install cargo-deny
+	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+advisories: ## known vulnerabilities of the dependencies (fetches RustSec's database from github.com)
+	@tools/install cargo-deny
+	cargo deny --locked check advisories
