@@ -1,0 +1,272 @@
+//! The composition root: the one place that names concrete types and starts tasks.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, HealthService};
+
+use crate::admission::{Gate, PolicyError, PolicyStore};
+use crate::audit;
+use crate::clock::{SharedClock, Timestamp};
+use crate::config::{Config, StoreSettings};
+use crate::identity::Authenticator;
+use crate::names::StoreName;
+use crate::providers::local::{KeyError, LocalKey, LocalStore, OpenError};
+use crate::report;
+use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Router, SecretRpc};
+use crate::secrets::{Provider, Secrets};
+use crate::status::REASON_NAMES;
+use crate::telemetry::admin::Admin;
+use crate::telemetry::{Metrics, Traces};
+use crate::transport::{Drain, Layers, RequestIds, Stack, Tls, TlsError, serve};
+
+/// How often health is told of what changed.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A broker that serves. Stop it; dropped, it ends without a word to its callers.
+#[derive(Debug)]
+pub struct Broker {
+    grpc: SocketAddr,
+    admin: Option<SocketAddr>,
+    parts: Arc<Parts>,
+    health: HealthReporter,
+    background: Background,
+}
+
+/// What status, health and metrics are read from.
+#[derive(Debug)]
+pub struct Parts {
+    pub node: String,
+    pub started: Timestamp,
+    pub clock: SharedClock,
+    pub log: audit::Log,
+    pub gate: Arc<Gate>,
+    pub tls: Arc<Tls>,
+    pub drain: Drain,
+    pub stores: Vec<StoreName>,
+}
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("the audit log cannot be opened")]
+    Audit(#[from] audit::OpenError),
+    #[error("the policies cannot be used")]
+    Policy(#[from] PolicyError),
+    #[error("the TLS files cannot be used")]
+    Tls(#[from] TlsError),
+    #[error("the key of {0} cannot be used")]
+    Key(StoreName, #[source] KeyError),
+    #[error("{0} cannot be opened")]
+    Store(StoreName, #[source] OpenError),
+    #[error("{0} is of kind {1}, which this version does not serve yet")]
+    Kind(StoreName, &'static str),
+    #[error("cannot listen on {0}; end what listens there, or choose another address under [listen]")]
+    Bind(SocketAddr, #[source] std::io::Error),
+    #[error("the system's random numbers cannot be read")]
+    Random(#[from] aws_lc_rs::error::Unspecified),
+    #[error("server reflection cannot be built")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// The metrics that a broker counts into, made before it so that logging can count too.
+pub fn metrics(clock: SharedClock) -> Arc<Metrics> {
+    Metrics::new(METHOD_NAMES.iter().copied(), REASON_NAMES.iter().copied(), clock)
+}
+
+impl Broker {
+    /// Returns once calls are answered.
+    pub async fn start(
+        config: Config,
+        clock: SharedClock,
+        metrics: Arc<Metrics>,
+        traces: Traces,
+    ) -> Result<Self, StartError> {
+        // Whatever can fail comes before anything listens.
+        let (log, recovery) = audit::Log::open(config.audit, &config.node.name, Arc::clone(&clock))?;
+        tracing::info!(?recovery, "audit log opened");
+        let policies = PolicyStore::open(config.policy.directory, Arc::clone(&clock))?;
+        let gate = Arc::new(Gate::new(policies));
+        let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
+        let stores = open_stores(config.stores, &clock)?;
+        let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
+        let (admin_listener, admin) = match config.listen.admin {
+            Some(address) => bind(address).await.map(|(listener, address)| (Some(listener), Some(address)))?,
+            None => (None, None),
+        };
+
+        let drain = Drain::new();
+        let parts = Arc::new(Parts {
+            node: config.node.name,
+            started: clock.now(),
+            clock: Arc::clone(&clock),
+            log: log.clone(),
+            gate: Arc::clone(&gate),
+            tls: Arc::clone(&tls),
+            drain: drain.clone(),
+            stores: stores.keys().cloned().collect(),
+        });
+        let health = HealthReporter::new();
+        health.set_service_status("", ServingStatus::Serving).await;
+
+        let secrets =
+            SecretRpc { secrets: Secrets::new(stores, Arc::clone(&clock)), page_tokens: Arc::new(PageTokens::new()?) };
+        let operator = OperatorRpc { status: report_of(&parts) };
+        let health_service = HealthService::from_health_reporter(health.clone());
+        let stack = Stack::new(Layers {
+            in_flight: Arc::new(Semaphore::new(config.limits.calls_in_flight)),
+            default_deadline: config.limits.default_deadline,
+            maximum_deadline: config.limits.maximum_deadline,
+            log,
+            clock,
+            authenticator: Authenticator::new(config.identity.certificate_names),
+            gate,
+            router: Router::new(secrets, operator, health_service, config.limits.message_bytes)?,
+            request_ids: RequestIds::new()?,
+            metrics: Arc::clone(&metrics),
+            traces,
+        });
+
+        let background = Background::default();
+        let (watched, stop) = (Arc::clone(&tls), background.stop.clone());
+        background.spawn(watched.watch(stop));
+        background.spawn_every(config.policy.reload_interval, Arc::clone(&parts), reload_policies);
+        let reporter = health.clone();
+        background.spawn_every(HEALTH_INTERVAL, Arc::clone(&parts), move |parts| tell_health(reporter.clone(), parts));
+        if let Some(listener) = admin_listener {
+            let observed = Arc::clone(&parts);
+            let pages = Admin::new(Arc::clone(&metrics), move || report::obstacles(&observed));
+            background.spawn(pages.serve(listener, background.stop.clone()));
+        }
+        let limits = config.limits;
+        background.tasks.spawn(async move { serve(grpc_listener, tls, &limits, stack, drain).await });
+
+        tracing::info!(%grpc, admin = admin.map(tracing::field::display), version = env!("CARGO_PKG_VERSION"), "serving");
+        Ok(Self { grpc, admin, parts, health, background })
+    }
+
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Says that it is going, lets calls in flight finish within the grace, and closes the audit log last.
+    pub async fn stop(self) {
+        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.parts.drain.start();
+        self.parts.drain.drained().await;
+        self.background.end().await;
+        let log = self.parts.log.clone();
+        // It joins threads and syncs the disk.
+        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+            tracing::error!("the audit log was not closed in order; the next start will say what it found");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Tasks that live as long as the broker.
+#[derive(Debug, Default)]
+struct Background {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Background {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    fn spawn_every<F>(
+        &self,
+        interval: Duration,
+        parts: Arc<Parts>,
+        mut work: impl FnMut(Arc<Parts>) -> F + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                work(Arc::clone(&parts)).await;
+            }
+        });
+    }
+
+    async fn end(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Reads files and validates policies, neither of which the runtime's own threads should wait for.
+async fn reload_policies(parts: Arc<Parts>) {
+    let reload = move || parts.gate.policies().reload();
+    if let Err(error) = tokio::task::spawn_blocking(reload).await {
+        tracing::error!(%error, "policies could not be looked at; the last good ones stay in force");
+    }
+}
+
+async fn tell_health(reporter: HealthReporter, parts: Arc<Parts>) {
+    let ready = report::obstacles(&parts).is_empty();
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    reporter.set_service_status("", status).await;
+}
+
+fn report_of(parts: &Arc<Parts>) -> Arc<crate::rpc::StatusReport> {
+    let parts = Arc::clone(parts);
+    Arc::new(move || report::status(&parts))
+}
+
+fn open_stores(
+    settings: BTreeMap<StoreName, StoreSettings>,
+    clock: &SharedClock,
+) -> Result<BTreeMap<StoreName, Arc<dyn Provider>>, StartError> {
+    let mut stores: BTreeMap<StoreName, Arc<dyn Provider>> = BTreeMap::new();
+    for (name, settings) in settings {
+        match settings {
+            StoreSettings::Local(local) => {
+                let key = LocalKey::read_file(&local.key_file).map_err(|error| StartError::Key(name.clone(), error))?;
+                let store = LocalStore::open(name.clone(), &local.file, &key, Arc::clone(clock))
+                    .map_err(|error| StartError::Store(name.clone(), error))?;
+                stores.insert(name, Arc::new(store));
+            }
+            StoreSettings::Gcp(_) => return Err(StartError::Kind(name, "gcp")),
+            StoreSettings::Azure(_) => return Err(StartError::Kind(name, "azure")),
+        }
+    }
+    Ok(stores)
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|error| StartError::Bind(address, error))
+}

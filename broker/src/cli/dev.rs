@@ -1,0 +1,147 @@
+//! `keyferry dev`: a broker on loopback that needs nothing but a directory.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::dev_pki::{Authority, write_private};
+use super::{Complaint, say, serve};
+use crate::clock::SystemClock;
+use crate::names::StoreName;
+use crate::providers::local::{LocalKey, LocalStore};
+use crate::secrets::{Provider as _, SecretBytes};
+
+const POLICY: &str = include_str!("dev.cedar");
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where certificates, configuration, policy and the sample secrets are kept between runs
+    #[arg(long, value_name = "DIR", default_value = ".keyferry-dev")]
+    dir: PathBuf,
+    /// The address for gRPC; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
+    listen: SocketAddr,
+    /// The address for health and metrics
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7445")]
+    admin: SocketAddr,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
+    if !args.listen.ip().is_loopback() || !args.admin.ip().is_loopback() {
+        return Err(
+            "dev mode serves on loopback only; for anything else write a configuration and `keyferry serve`".into()
+        );
+    }
+    prepare(args)?;
+    let config = super::load(&args.dir.join("keyferry.toml"))?;
+    let (dir, in_path) = (args.dir.clone(), grpcurl_in_path());
+    serve::run_until_signalled(config, move |broker| {
+        say(&greeting(&dir, broker.grpc_address(), in_path));
+        Ok(())
+    })
+}
+
+/// Everything is made anew but what the secrets need: a broken experiment is cured by starting again.
+fn prepare(args: &Args) -> Result<(), Complaint> {
+    let dir = &args.dir;
+    let attempt = || -> Result<(), Complaint> {
+        std::fs::create_dir_all(dir.join("policy"))?;
+        let authority = Authority::new()?;
+        authority.write(&dir.join("ca.pem"))?;
+        authority.issue_server(dir)?;
+        authority.issue_client(dir, "client")?;
+        authority.issue_client(dir, "operator")?;
+        let policy = dir.join("policy/dev.cedar");
+        if !policy.exists() {
+            write_private(&policy, POLICY)?;
+        }
+        write_private(&dir.join("keyferry.toml"), &configuration(args))?;
+        write_samples(dir)
+    };
+    attempt().map_err(|error| format!("cannot prepare {}: {error}", dir.display()).into())
+}
+
+/// A configuration that `keyferry serve --config` takes as well; its paths are relative to itself.
+fn configuration(args: &Args) -> String {
+    format!(
+        r#"# Written by `keyferry dev` at each start. Copy it to change it.
+
+[listen]
+grpc = "{grpc}"
+admin = "{admin}"
+
+[tls]
+certificate = "server.pem"
+key = "server.key"
+client_ca = ["ca.pem"]
+
+[policy]
+directory = "policy"
+
+[stores.local]
+kind = "local"
+file = "secrets.redb"
+key_file = "secrets.key"
+"#,
+        grpc = args.listen,
+        admin = args.admin,
+    )
+}
+
+/// Sample secrets, where the store is new.
+fn write_samples(dir: &Path) -> Result<(), Complaint> {
+    let (key, file) = (dir.join("secrets.key"), dir.join("secrets.redb"));
+    if file.exists() {
+        return Ok(());
+    }
+    let key = if key.exists() { LocalKey::read_file(&key)? } else { LocalKey::generate_file(&key)? };
+    let name = StoreName::from_id("local")?;
+    let store = LocalStore::open(name.clone(), &file, &key, Arc::new(SystemClock))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    for (id, env, value) in
+        [("hello", "dev", "world"), ("db-password", "dev", "correct-horse"), ("api-key", "prod", "not-for-the-client")]
+    {
+        let labels = Arc::new([("env".to_owned(), env.to_owned())].into());
+        let payload = SecretBytes::new(value.as_bytes().to_vec());
+        runtime.block_on(store.add(&name.secret(id)?, payload, Some(labels)))?;
+    }
+    Ok(())
+}
+
+fn grpcurl_in_path() -> bool {
+    let found = |directory: PathBuf| directory.join("grpcurl").is_file();
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(found))
+}
+
+fn greeting(dir: &Path, address: SocketAddr, grpcurl: bool) -> String {
+    let dir = dir.display();
+    let me = std::env::args().next().unwrap_or_else(|| "keyferry".to_owned());
+    let mut text = format!(
+        r#"
+Keyferry serves on {address}. Paste into another shell:
+
+  kf() {{ grpcurl -cacert {dir}/ca.pem -cert {dir}/client.pem -key {dir}/client.key "$@"; }}
+
+  kf {address} list
+  kf -d '{{"name": "stores/local/secrets/hello"}}' {address} keyferry.v1.SecretService/GetSecret
+  kf -d '{{"parent": "stores/local"}}' {address} keyferry.v1.SecretService/ListSecrets
+  kf -d '{{"name": "stores/local/secrets/api-key"}}' {address} keyferry.v1.SecretService/GetSecret   # denied: env=prod
+
+As the operator:
+
+  kfo() {{ grpcurl -cacert {dir}/ca.pem -cert {dir}/operator.pem -key {dir}/operator.key "$@"; }}
+
+  kfo -d '{{"parent": "stores/local/secrets/hello", "payload": "d29ybGQgMg=="}}' {address} keyferry.v1.SecretService/AddSecretVersion
+  kfo {address} keyferry.v1.OperatorService/GetStatus
+
+Every call is on record:  {me} audit verify {dir}/audit
+The policy:               {dir}/policy/dev.cedar (edit it; it is reloaded)
+"#
+    );
+    if !grpcurl {
+        let _ = writeln!(text, "grpcurl is not in your PATH; `tools/install grpcurl` puts it into .tools/bin.");
+    }
+    text
+}

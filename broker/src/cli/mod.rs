@@ -1,0 +1,103 @@
+//! The command line: one verb per file.
+
+mod audit;
+mod check;
+mod dev;
+mod dev_pki;
+mod serve;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, environment};
+
+/// A gRPC secrets broker: versioned secrets and short-lived database tokens, one policy, one audit trail.
+#[derive(Debug, Parser)]
+#[command(name = "keyferry", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve with a configuration file until SIGTERM or SIGINT
+    Serve(serve::Args),
+    /// Make certificates, a policy and sample secrets in a directory, and serve them on loopback
+    Dev(dev::Args),
+    /// Check a configuration file, the files it names, and the policies
+    Check(check::Args),
+    /// Work with the audit log
+    #[command(subcommand)]
+    Audit(audit::Verb),
+}
+
+/// Where the configuration lies.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration file; $KEYFERRY_CONFIG where it is left out
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// What went wrong, in words for whoever typed the command.
+type Complaint = Box<dyn std::error::Error>;
+
+pub fn run() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::Serve(args) => serve::run(&args),
+        Verb::Dev(args) => dev::run(&args),
+        Verb::Check(args) => check::run(&args),
+        Verb::Audit(verb) => audit::run(&verb),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(complaint) => {
+            say_error(&chain(&*complaint));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever stopped reading is not a reason to end: a broker must outlive the `head` that its greeting went to.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn say_error(text: &str) {
+    let _ = writeln!(std::io::stderr(), "keyferry: {text}");
+}
+
+impl ConfigFile {
+    fn path(&self) -> Result<PathBuf, Complaint> {
+        self.config
+            .clone()
+            .or_else(|| std::env::var_os("KEYFERRY_CONFIG").map(PathBuf::from))
+            .ok_or_else(|| "no configuration: give --config FILE, or try `keyferry dev`".into())
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Complaint> {
+    Ok(Config::load(path, environment(), &host_name())?)
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "keyferry".to_owned() } else { name.to_owned() }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

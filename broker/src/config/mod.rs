@@ -1,0 +1,116 @@
+//! The configuration file, read once into types. A key is declared in one place, which reads it, names its variable,
+//! checks it and describes it; one pass over those declarations finds every error, or writes the reference.
+
+mod document;
+mod environment;
+mod files;
+mod given;
+mod identity;
+mod issuers;
+mod kind;
+mod limits;
+mod listen;
+mod policy;
+mod problem;
+mod quota;
+mod reader;
+mod reference;
+mod section;
+mod stores;
+mod suggestion;
+mod surroundings;
+mod tls;
+mod url;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::names::StoreName;
+use crate::transport::{Limits, TlsSettings};
+use crate::{audit, telemetry};
+
+pub use environment::environment;
+pub use identity::IdentitySettings;
+pub use issuers::{Algorithm, IssuerSettings};
+pub use listen::ListenSettings;
+pub use policy::PolicySettings;
+pub use problem::{Place, Problem, Problems};
+pub use quota::{Bucket, QuotaSettings};
+pub use reference::reference;
+pub use stores::{AzureStore, GcpStore, LocalStore, StoreSettings};
+pub use surroundings::NodeSettings;
+
+use document::Document;
+use environment::Environment;
+use reader::{Reader, UsedFile};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub node: NodeSettings,
+    pub listen: ListenSettings,
+    pub tls: TlsSettings,
+    pub limits: Limits,
+    pub audit: audit::Settings,
+    pub policy: PolicySettings,
+    pub identity: IdentitySettings,
+    /// By the name that a caller's id carries.
+    pub issuers: BTreeMap<String, IssuerSettings>,
+    pub quota: QuotaSettings,
+    pub stores: BTreeMap<StoreName, StoreSettings>,
+    pub telemetry: telemetry::Settings,
+    files: Vec<UsedFile>,
+    path: Arc<str>,
+}
+
+impl Config {
+    /// `host` names this node where the configuration does not.
+    pub fn load(
+        path: &Path,
+        variables: impl IntoIterator<Item = (String, String)>,
+        host: &str,
+    ) -> Result<Self, Problems> {
+        let text = files::read(path)?;
+        Self::parse(&text, path, variables, host)
+    }
+
+    /// Reads `text` as the content of `path`, whose directory the paths in it start from.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        variables: impl IntoIterator<Item = (String, String)>,
+        host: &str,
+    ) -> Result<Self, Problems> {
+        let (document, root) = Document::parse(text);
+        let mut reader = Reader::new(document, &root, Environment::new(variables), path);
+        let mut config = Self::read(&mut reader, host);
+        (config.files, config.path) = reader.finish()?;
+        Ok(config)
+    }
+
+    /// What is wrong with the files that the configuration names, as far as looking at them tells.
+    pub fn check_files(&self) -> Vec<Problem> {
+        files::check(&self.files, &self.path)
+    }
+
+    fn read(reader: &mut Reader<'_>, host: &str) -> Self {
+        Self {
+            node: surroundings::node(reader, host),
+            listen: listen::read(reader),
+            tls: tls::read(reader),
+            limits: limits::read(reader),
+            identity: identity::read(reader),
+            issuers: issuers::read(reader),
+            policy: policy::read(reader),
+            quota: quota::read(reader),
+            stores: stores::read(reader),
+            audit: surroundings::audit(reader),
+            telemetry: surroundings::telemetry(reader),
+            files: Vec::new(),
+            path: Arc::default(),
+        }
+    }
+}

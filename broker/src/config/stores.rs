@@ -1,0 +1,112 @@
+//! `[stores.NAME]`: where the secrets are.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::kind::{FileUse, Kind, file, made_of, one_of, path, text};
+use super::reader::Reader;
+use super::section::Section;
+use super::url::vault_url;
+use crate::names::StoreName;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreSettings {
+    Local(LocalStore),
+    Gcp(GcpStore),
+    Azure(AzureStore),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalStore {
+    pub file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GcpStore {
+    pub project: String,
+    /// Of a regional secret manager; the global one without it.
+    pub location: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AzureStore {
+    pub vault_url: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StoreKind {
+    Local,
+    Gcp,
+    Azure,
+}
+
+const ABOUT: &str = "A place where secrets are; its secrets are called `stores/NAME/secrets/…`. \
+                     At least one is needed.";
+
+pub(super) fn read(reader: &mut Reader<'_>) -> BTreeMap<StoreName, StoreSettings> {
+    let mut declared = false;
+    let stores = reader.named("stores", ABOUT, store_name, |s| {
+        declared = true;
+        read_one(s)
+    });
+    if !declared {
+        reader.missing_entry(
+            "stores",
+            "no store is declared; write a table such as \
+                             [stores.main] with kind = \"local\", \"gcp\" or \"azure\"",
+        );
+    }
+    stores
+}
+
+fn read_one(s: &mut Section<'_, '_>) -> StoreSettings {
+    let kinds = [("local", StoreKind::Local), ("gcp", StoreKind::Gcp), ("azure", StoreKind::Azure)];
+    let kind = s.chosen(
+        "kind",
+        &one_of(kinds),
+        "An encrypted file of the broker's own, Google Cloud Secret Manager, or Azure Key Vault.",
+    );
+    let is = |wanted| kind.map(|kind| kind == wanted);
+    let local = s.variant("local", is(StoreKind::Local), |s| LocalStore {
+        file: s.required("file", path(), "The store's file; made on first start where it is missing."),
+        key_file: s.required(
+            "key_file",
+            file(FileUse::MadePrivately),
+            "The key that the file is encrypted under; nobody but the broker may read it.",
+        ),
+    });
+    let gcp = s.variant("gcp", is(StoreKind::Gcp), |s| GcpStore {
+        project: s.required("project", project(), "The id of the project, not its number."),
+        location: s.optional("location", &location(), "The region of a regional secret manager."),
+    });
+    let azure = s.variant("azure", is(StoreKind::Azure), |s| AzureStore {
+        vault_url: s.required("vault_url", vault_url(), "The vault."),
+    });
+    match kind {
+        Some(StoreKind::Gcp) => StoreSettings::Gcp(gcp),
+        Some(StoreKind::Azure) => StoreSettings::Azure(azure),
+        Some(StoreKind::Local) | None => StoreSettings::Local(local),
+    }
+}
+
+fn store_name(id: &str) -> Result<StoreName, String> {
+    StoreName::from_id(id).map_err(|error| error.to_string())
+}
+
+fn project() -> Kind<String> {
+    let expects = "a project id: 6 to 30 lower-case letters, digits and hyphens, a letter first, no hyphen last";
+    text(expects, "project id", |id| {
+        made_of(id, 30, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')?;
+        let fits = id.len() >= 6 && id.starts_with(|c: char| c.is_ascii_lowercase()) && !id.ends_with('-');
+        if fits { Ok(()) } else { Err("is not the id of a project".to_owned()) }
+    })
+}
+
+fn location() -> Kind<String> {
+    text("a region such as \"europe-west3\"", "region", |region| {
+        made_of(region, 32, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')?;
+        let fits = region.starts_with(|c: char| c.is_ascii_lowercase()) && region.contains('-');
+        if fits { Ok(()) } else { Err("is not a region".to_owned()) }
+    })
+}

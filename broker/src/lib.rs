@@ -1,0 +1,20 @@
+//! Keyferry, a gRPC secrets broker. `ARCHITECTURE.md` walks through this tree.
+
+pub mod admission;
+pub mod app;
+pub mod audit;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod digest;
+pub mod error;
+pub mod hardening;
+pub mod identity;
+pub mod names;
+pub mod providers;
+pub mod report;
+pub mod rpc;
+pub mod secrets;
+pub mod status;
+pub mod telemetry;
+pub mod transport;

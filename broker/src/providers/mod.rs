@@ -1,0 +1,3 @@
+//! Where secrets are kept.
+
+pub mod local;

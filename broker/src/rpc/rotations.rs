@@ -1,0 +1,76 @@
+//! `RotationService`: answers that it is to come, to callers who are known.
+
+use keyferry_proto::v1::rotation_service_server::RotationService;
+use keyferry_proto::v1::{
+    AcknowledgeRotationRequest, AcknowledgeRotationResponse, CancelRotationRequest, CancelRotationResponse,
+    GetRotationRequest, GetRotationResponse, ListRotationsRequest, ListRotationsResponse, ListSubscribersRequest,
+    ListSubscribersResponse, RetireRotationRequest, RetireRotationResponse, RotateSecretRequest, RotateSecretResponse,
+    WatchRotationsRequest, WatchRotationsResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::call::{not_yet, reply};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RotationRpc;
+
+#[tonic::async_trait]
+impl RotationService for RotationRpc {
+    type WatchRotationsStream = tokio_stream::Empty<Result<WatchRotationsResponse, Status>>;
+
+    async fn rotate_secret(
+        &self,
+        request: Request<RotateSecretRequest>,
+    ) -> Result<Response<RotateSecretResponse>, Status> {
+        reply(request, |_, _| not_yet("RotateSecret")).await
+    }
+
+    async fn get_rotation(
+        &self,
+        request: Request<GetRotationRequest>,
+    ) -> Result<Response<GetRotationResponse>, Status> {
+        reply(request, |_, _| not_yet("GetRotation")).await
+    }
+
+    async fn list_rotations(
+        &self,
+        request: Request<ListRotationsRequest>,
+    ) -> Result<Response<ListRotationsResponse>, Status> {
+        reply(request, |_, _| not_yet("ListRotations")).await
+    }
+
+    async fn cancel_rotation(
+        &self,
+        request: Request<CancelRotationRequest>,
+    ) -> Result<Response<CancelRotationResponse>, Status> {
+        reply(request, |_, _| not_yet("CancelRotation")).await
+    }
+
+    async fn retire_rotation(
+        &self,
+        request: Request<RetireRotationRequest>,
+    ) -> Result<Response<RetireRotationResponse>, Status> {
+        reply(request, |_, _| not_yet("RetireRotation")).await
+    }
+
+    async fn watch_rotations(
+        &self,
+        request: Request<WatchRotationsRequest>,
+    ) -> Result<Response<Self::WatchRotationsStream>, Status> {
+        reply(request, |_, _| not_yet("WatchRotations")).await
+    }
+
+    async fn acknowledge_rotation(
+        &self,
+        request: Request<AcknowledgeRotationRequest>,
+    ) -> Result<Response<AcknowledgeRotationResponse>, Status> {
+        reply(request, |_, _| not_yet("AcknowledgeRotation")).await
+    }
+
+    async fn list_subscribers(
+        &self,
+        request: Request<ListSubscribersRequest>,
+    ) -> Result<Response<ListSubscribersResponse>, Status> {
+        reply(request, |_, _| not_yet("ListSubscribers")).await
+    }
+}

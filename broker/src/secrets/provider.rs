@@ -1,0 +1,95 @@
+//! The seam to whatever keeps the secrets: Google, Azure, or the embedded store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::SecretBytes;
+use crate::clock::Timestamp;
+use crate::error::Failure;
+use crate::names::{NameError, SecretName, VersionId};
+
+/// One configured store. Failures carry our reasons and never an upstream's text.
+pub trait Provider: Send + Sync {
+    /// The provider's own grammar, checked before anything is sent: SDKs splice names into URLs.
+    fn check_name(&self, secret: &SecretName) -> Result<(), NameError>;
+
+    fn fetch<'a>(&'a self, secret: &'a SecretName, version: &'a VersionId) -> BoxFuture<'a, Result<Fetched, Failure>>;
+
+    fn describe<'a>(&'a self, secret: &'a SecretName) -> BoxFuture<'a, Result<SecretInfo, Failure>>;
+
+    /// Secrets in order of their names.
+    fn list(&self, page: Page) -> BoxFuture<'_, Result<Listing<SecretInfo>, Failure>>;
+
+    /// Versions of one secret, the newest first.
+    fn versions<'a>(
+        &'a self,
+        secret: &'a SecretName,
+        page: Page,
+    ) -> BoxFuture<'a, Result<Listing<VersionInfo>, Failure>>;
+
+    /// With `creation`, a secret that does not exist is created with these labels, where the store can.
+    fn add<'a>(
+        &'a self,
+        secret: &'a SecretName,
+        payload: SecretBytes,
+        creation: Option<Labels>,
+    ) -> BoxFuture<'a, Result<VersionInfo, Failure>>;
+
+    /// Enabling what is enabled, or disabling what is disabled, succeeds and changes nothing.
+    fn set_enabled<'a>(
+        &'a self,
+        secret: &'a SecretName,
+        version: &'a VersionId,
+        enabled: bool,
+    ) -> BoxFuture<'a, Result<VersionInfo, Failure>>;
+}
+
+/// A payload with the version it really is.
+#[derive(Clone)]
+#[allow(missing_debug_implementations, reason = "holds a secret")]
+pub struct Fetched {
+    pub version: VersionInfo,
+    pub payload: SecretBytes,
+    pub crc32c: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretInfo {
+    pub name: SecretName,
+    pub labels: Labels,
+    pub created: Timestamp,
+}
+
+/// A provider's labels or tags: attributes for policy, never the place for a secret.
+pub type Labels = Arc<BTreeMap<String, String>>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionInfo {
+    /// The provider's own id of the version.
+    pub id: Arc<str>,
+    pub state: VersionState,
+    pub created: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionState {
+    Enabled,
+    Disabled,
+    Destroyed,
+}
+
+/// Which part of a list is wanted. The token is the provider's own and travels sealed (see `rpc`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    pub size: usize,
+    pub token: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing<T> {
+    pub items: Vec<T>,
+    /// Absent on the last page.
+    pub next: Option<String>,
+}

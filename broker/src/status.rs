@@ -1,0 +1,206 @@
+//! The one place where a failure becomes a gRPC status.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::error::{Detail, Failure, Reason};
+
+const DOMAIN: &str = "keyferry";
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let reason = failure.reason();
+        let mut details = ErrorDetails::with_error_info(reason.name(), DOMAIN, HashMap::new());
+        match failure.detail() {
+            Detail::None => {}
+            Detail::RetryAfter(delay) => {
+                details.set_retry_info(Some(*delay));
+            }
+            Detail::Quota { subject, description, retry_after } => {
+                details.add_quota_failure_violation(subject, description);
+                details.set_retry_info(Some(*retry_after));
+            }
+            Detail::BadField { field, description } => {
+                details.add_bad_request_violation(*field, description);
+            }
+        }
+        if details.retry_info().is_none()
+            && let Some(delay) = reason.retry_delay()
+        {
+            details.set_retry_info(Some(delay));
+        }
+        log(&failure);
+        Self::with_error_details(reason.code(), failure.message(), details)
+    }
+}
+
+/// The chain of causes is logged here and nowhere else.
+fn log(failure: &Failure) {
+    let reason = failure.reason().name();
+    let cause = failure.cause();
+    if failure.reason().is_ours() {
+        tracing::error!(reason, message = failure.message(), cause, "call failed");
+    } else {
+        tracing::debug!(reason, message = failure.message(), cause, "call refused");
+    }
+}
+
+/// The names of all reasons, for labels.
+pub static REASON_NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let numbers = 1..i32::from(u8::MAX);
+    numbers.filter_map(|number| Reason::try_from(number).ok()).map(Reason::name).collect()
+});
+
+/// What derives from a reason.
+pub trait ReasonExt {
+    /// As in `ErrorInfo.reason`, in audit records and in metrics.
+    fn name(self) -> &'static str;
+    fn code(self) -> Code;
+    /// How long to wait where nothing better is known; `None` where a retry of the same call cannot help.
+    fn retry_delay(self) -> Option<Duration>;
+    /// Whether an operator of the broker has to act, rather than the caller.
+    fn is_ours(self) -> bool;
+}
+
+impl ReasonExt for Reason {
+    fn name(self) -> &'static str {
+        self.as_str_name().trim_start_matches("ERROR_REASON_")
+    }
+
+    fn code(self) -> Code {
+        match self {
+            Self::CredentialMissing
+            | Self::CertificateRejected
+            | Self::CertificateExpired
+            | Self::TokenMalformed
+            | Self::TokenIssuerUnknown
+            | Self::TokenAudience
+            | Self::TokenExpired
+            | Self::TokenNotYetValid
+            | Self::TokenLifetime
+            | Self::TokenAlgorithm
+            | Self::TokenKeyUnknown
+            | Self::TokenSignature
+            | Self::TokenBinding => Code::Unauthenticated,
+            Self::AccessDenied | Self::ClientCertificateRequired => Code::PermissionDenied,
+            Self::InvalidArgument
+            | Self::InvalidName
+            | Self::InvalidPageToken
+            | Self::InvalidCursor
+            | Self::InvalidPublicKey => Code::InvalidArgument,
+            Self::SecretNotFound
+            | Self::VersionNotFound
+            | Self::DatabaseRoleNotFound
+            | Self::LeaseNotFound
+            | Self::RotationNotFound => Code::NotFound,
+            Self::VersionDisabled
+            | Self::VersionDestroyed
+            | Self::UnsupportedByStore
+            | Self::EpochChanged
+            | Self::LeaseNotActive
+            | Self::LeaseNotRenewable
+            | Self::RotationNotConfigured
+            | Self::RotationState => Code::FailedPrecondition,
+            Self::RequestIdConflict | Self::RotationInProgress | Self::Conflict => Code::Aborted,
+            Self::QuotaExceeded
+            | Self::DistinctSecretsExceeded
+            | Self::LeaseLimitExceeded
+            | Self::Overloaded
+            | Self::MessageTooLarge
+            | Self::StreamLimitExceeded => Code::ResourceExhausted,
+            Self::IssuerKeysUnavailable
+            | Self::ProviderUnavailable
+            | Self::ProviderThrottled
+            | Self::ProviderDenied
+            | Self::ProviderCredential
+            | Self::ProviderBudgetExhausted
+            | Self::CircuitOpen
+            | Self::DatabaseUnavailable
+            | Self::DatabaseLoginRefused
+            | Self::DatabaseTls
+            | Self::DatabaseExhausted
+            | Self::StateUnavailable
+            | Self::AuditUnavailable
+            | Self::Draining
+            | Self::RevisionNotReached => Code::Unavailable,
+            Self::PayloadCorrupt => Code::DataLoss,
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::Cancelled => Code::Cancelled,
+            Self::Unimplemented | Self::MethodUnknown => Code::Unimplemented,
+            Self::Internal | Self::Unspecified => Code::Internal,
+        }
+    }
+
+    fn retry_delay(self) -> Option<Duration> {
+        match self.code() {
+            Code::Unavailable | Code::Aborted => Some(Duration::from_secs(1)),
+            Code::ResourceExhausted => match self {
+                Self::MessageTooLarge | Self::LeaseLimitExceeded => None,
+                _ => Some(Duration::from_secs(1)),
+            },
+            _ => None,
+        }
+    }
+
+    fn is_ours(self) -> bool {
+        matches!(self.code(), Code::Unavailable | Code::DataLoss | Code::Internal)
+            && !matches!(self, Self::Draining | Self::RevisionNotReached)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_travels_with_the_code_that_its_number_is_grouped_under() {
+        let group = |number| match number / 10 {
+            0 | 1 => Code::Unauthenticated,
+            2 => Code::PermissionDenied,
+            3 => Code::InvalidArgument,
+            4 => Code::NotFound,
+            5 => Code::FailedPrecondition,
+            6 => Code::Aborted,
+            7 => Code::ResourceExhausted,
+            8 | 9 => Code::Unavailable,
+            10 => Code::DataLoss,
+            11 => Code::DeadlineExceeded,
+            12 => Code::Cancelled,
+            13 => Code::Unimplemented,
+            14 => Code::Internal,
+            _ => panic!("a new group: {number}"),
+        };
+        for name in REASON_NAMES.iter() {
+            let reason = Reason::from_str_name(&format!("ERROR_REASON_{name}")).unwrap();
+            assert_eq!(reason.code(), group(i32::from(reason)), "{name}");
+        }
+        assert!(REASON_NAMES.len() > 50);
+    }
+
+    #[test]
+    fn a_failure_carries_what_a_program_needs_and_hides_its_cause() {
+        let wait = Duration::from_secs(7);
+        let failure = Failure::new(Reason::QuotaExceeded, "slow down")
+            .quota("x509/a".into(), "100 reads a second".into(), wait)
+            .caused_by("the private cause");
+        let status = Status::from(failure);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("QUOTA_EXCEEDED", "keyferry"));
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(wait));
+        assert_eq!(details.quota_failure().unwrap().violations[0].subject, "x509/a");
+        assert!(!format!("{status:?}").contains("private"));
+
+        let status = Status::from(Failure::bad_field(Reason::InvalidName, "name", "is empty"));
+        assert_eq!(status.get_error_details().bad_request().unwrap().field_violations[0].field, "name");
+        assert!(status.get_error_details().retry_info().is_none());
+        assert!(Status::from(Failure::new(Reason::Draining, "x")).get_error_details().retry_info().is_some());
+    }
+}

@@ -1,0 +1,97 @@
+//! What the broker says about itself: logs, metrics, traces, and the admin port where they are asked for.
+
+pub mod admin;
+mod log;
+pub mod metrics;
+pub mod names;
+mod otlp;
+pub(crate) mod process;
+mod prometheus;
+mod samples;
+pub mod settings;
+mod trace;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Dispatch;
+
+pub use metrics::{CallTimer, Metrics};
+pub use samples::{Point, Samples};
+pub use settings::{LogFormat, Settings};
+pub use trace::{TraceContext, Traces, finish};
+
+/// Everything that reports, from start to shutdown.
+pub struct Telemetry {
+    metrics: Arc<Metrics>,
+    traces: Traces,
+    subscriber: Dispatch,
+    exporter: Option<otlp::Exporter>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "the log filter \"{filter}\" cannot be used; write it like \"info\" or \"info,keyferry_broker::providers=debug\""
+    )]
+    Filter { filter: String, source: tracing_subscriber::filter::ParseError },
+    #[error("the OTLP endpoint \"{endpoint}\" cannot be used; write it like \"http://127.0.0.1:4317\"")]
+    Endpoint { endpoint: String, source: tonic::transport::Error },
+    #[error("the OTLP endpoint \"{endpoint}\" is no http or https address; write it like \"http://127.0.0.1:4317\"")]
+    Scheme { endpoint: String },
+    #[error("logging was set up twice in this process; report this")]
+    Installed(#[source] tracing::dispatcher::SetGlobalDefaultError),
+}
+
+impl Telemetry {
+    /// Within a Tokio runtime, where an OTLP endpoint is set. Nothing is logged before [`Telemetry::install`].
+    pub fn start(settings: &Settings, node: &str, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        Self::start_logging_to(settings, node, metrics, std::io::stderr)
+    }
+
+    /// Makes its log the process's log.
+    pub fn install(&self) -> Result<(), Error> {
+        tracing::dispatcher::set_global_default(self.subscriber.clone()).map_err(Error::Installed)
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    pub fn traces(&self) -> Traces {
+        self.traces
+    }
+
+    /// Sends what is still queued, for at most that long; whether all of it was handled.
+    pub async fn shutdown(self, grace: Duration) -> bool {
+        match self.exporter {
+            Some(exporter) => exporter.shutdown(grace).await,
+            None => true,
+        }
+    }
+
+    fn start_logging_to<W>(settings: &Settings, node: &str, metrics: Arc<Metrics>, writer: W) -> Result<Self, Error>
+    where
+        W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
+    {
+        let exporter = match &settings.otlp_endpoint {
+            Some(endpoint) => Some(otlp::Exporter::start(endpoint, settings.otlp_interval, node, &metrics)?),
+            None => None,
+        };
+        let subscriber = log::subscriber(settings, writer, exporter.as_ref())?;
+        metrics.register(process::sample);
+        let traces = Traces { exported: exporter.is_some(), permille: settings.trace_permille };
+        Ok(Self { metrics, traces, subscriber, exporter })
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").field("traces", &self.traces).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/otlp.rs"]
+mod tests;

@@ -1,0 +1,277 @@
+//! Every metric that Keyferry reports, declared once: its names, its meaning, its labels.
+
+/// What a metric is called and how its numbers are to be read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// As OpenTelemetry writes it.
+    pub otel: &'static str,
+    /// As Prometheus writes it, with its unit, and `_total` on counters.
+    pub prometheus: &'static str,
+    pub help: &'static str,
+    /// In UCUM, for OpenTelemetry: `s`, `By`, `{call}`.
+    pub unit: &'static str,
+    pub kind: Kind,
+    /// Keys as OpenTelemetry writes them; Prometheus gets `_` for each dot.
+    pub labels: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+use Kind::{Counter, Gauge, Histogram};
+
+/// The value of `rpc.method` for methods that do not exist, so that callers cannot invent label values.
+pub const OTHER_METHOD: &str = "_OTHER";
+pub const RPC_SYSTEM: &str = "rpc.system.name";
+pub const RPC_METHOD: &str = "rpc.method";
+pub const RPC_STATUS: &str = "rpc.response.status_code";
+
+pub static CALL_DURATION: Metric = Metric {
+    otel: "rpc.server.call.duration",
+    prometheus: "rpc_server_call_duration_seconds",
+    help: "Time from a call's arrival to the end of its answer.",
+    unit: "s",
+    kind: Histogram,
+    labels: &[RPC_SYSTEM, RPC_METHOD, RPC_STATUS],
+};
+
+pub static CALLS_IN_FLIGHT: Metric = gauge(
+    "keyferry.calls.in_flight",
+    "keyferry_calls_in_flight",
+    "Calls under way, open streams included.",
+    "{call}",
+    &[RPC_METHOD],
+);
+
+pub static CALL_FAILURES: Metric = counter(
+    "keyferry.calls.failures",
+    "keyferry_call_failures_total",
+    "Calls answered with an error, by its reason in ErrorInfo.",
+    "{call}",
+    &["reason"],
+);
+
+pub static CONNECTIONS_OPEN: Metric = gauge(
+    "keyferry.connections.open",
+    "keyferry_connections_open",
+    "Client connections past their handshake.",
+    "{connection}",
+    &[],
+);
+
+pub static CONNECTIONS_ACCEPTED: Metric = counter(
+    "keyferry.connections.accepted",
+    "keyferry_connections_accepted_total",
+    "Connections taken from the listener.",
+    "{connection}",
+    &[],
+);
+
+pub static CONNECTIONS_ENDED: Metric = counter(
+    "keyferry.connections.ended",
+    "keyferry_connections_ended_total",
+    "Connections that the broker ended or lost, by reason: full, retired, cut_off, broken, timed_out.",
+    "{connection}",
+    &["reason"],
+);
+
+pub static ACCEPT_ERRORS: Metric = counter(
+    "keyferry.connections.accept_errors",
+    "keyferry_accept_errors_total",
+    "Times that a listener could not accept, as when out of file descriptors.",
+    "{error}",
+    &[],
+);
+
+pub static HANDSHAKE_FAILURES: Metric = counter(
+    "keyferry.tls.handshake.failures",
+    "keyferry_tls_handshake_failures_total",
+    "TLS handshakes that failed, by what they failed on.",
+    "{handshake}",
+    &["kind"],
+);
+
+pub static TLS_RELOADS: Metric = counter(
+    "keyferry.tls.reloads",
+    "keyferry_tls_reloads_total",
+    "Attempts to take over changed certificates, keys, CAs and CRLs, by result.",
+    "{reload}",
+    &["result"],
+);
+
+pub static CERTIFICATE_EXPIRY: Metric = gauge(
+    "keyferry.tls.certificate.expiry",
+    "keyferry_tls_certificate_expiry_timestamp_seconds",
+    "When the server certificate in use expires.",
+    "s",
+    &[],
+);
+
+pub static AUDIT_HEALTHY: Metric = gauge(
+    "keyferry.audit.healthy",
+    "keyferry_audit_healthy",
+    "1 while audit records can be written; at 0 every call is refused.",
+    "1",
+    &[],
+);
+
+pub static AUDIT_LINES: Metric =
+    counter("keyferry.audit.lines", "keyferry_audit_lines_total", "Audit lines written, of every kind.", "{line}", &[]);
+
+pub static AUDIT_BYTES: Metric =
+    counter("keyferry.audit.io", "keyferry_audit_bytes_total", "Audit bytes written.", "By", &[]);
+
+pub static AUDIT_QUEUED: Metric =
+    gauge("keyferry.audit.queued", "keyferry_audit_queued", "Audit records waiting to be written.", "{record}", &[]);
+
+pub static AUDIT_LOSSES: Metric = counter(
+    "keyferry.audit.losses",
+    "keyferry_audit_losses_total",
+    "Times that audit records already committed were put in doubt.",
+    "{loss}",
+    &[],
+);
+
+pub static POLICIES: Metric =
+    gauge("keyferry.policy.count", "keyferry_policies", "Policies in the set in use.", "{policy}", &[]);
+
+pub static POLICY_INFO: Metric = gauge(
+    "keyferry.policy.info",
+    "keyferry_policy_info",
+    "The policy set in use, by the start of its hash; always 1.",
+    "1",
+    &["hash"],
+);
+
+pub static POLICY_LOADED: Metric = gauge(
+    "keyferry.policy.loaded",
+    "keyferry_policy_loaded_timestamp_seconds",
+    "When the policy set in use was taken over.",
+    "s",
+    &[],
+);
+
+pub static POLICY_REJECTED: Metric = gauge(
+    "keyferry.policy.rejected",
+    "keyferry_policy_rejected",
+    "1 while the policies on disk are broken and an older set is in use.",
+    "1",
+    &[],
+);
+
+pub static DRAINING: Metric = gauge("keyferry.draining", "keyferry_draining", "1 once shutdown has begun.", "1", &[]);
+
+pub static PANICS: Metric = counter("keyferry.panics", "keyferry_panics_total", "Panics, each a bug.", "{panic}", &[]);
+
+pub static EXPORT_SENT: Metric = counter(
+    "keyferry.telemetry.sent",
+    "keyferry_telemetry_sent_total",
+    "Spans and log records the OTLP collector accepted.",
+    "{item}",
+    &["signal"],
+);
+
+pub static EXPORT_DROPPED: Metric = counter(
+    "keyferry.telemetry.dropped",
+    "keyferry_telemetry_dropped_total",
+    "Spans and log records given up: queue full, collector down or refusing.",
+    "{item}",
+    &["signal"],
+);
+
+pub static EXPORT_FAILURES: Metric = counter(
+    "keyferry.telemetry.export.failures",
+    "keyferry_telemetry_export_failures_total",
+    "OTLP exports that failed.",
+    "{export}",
+    &["signal"],
+);
+
+pub static BUILD_INFO: Metric =
+    gauge("keyferry.build.info", "keyferry_build_info", "The running version; always 1.", "1", &["version"]);
+
+pub static PROCESS_START: Metric = gauge(
+    "process.start_time",
+    "process_start_time_seconds",
+    "When the process started, since the Unix epoch.",
+    "s",
+    &[],
+);
+
+pub static PROCESS_CPU: Metric =
+    counter("process.cpu.time", "process_cpu_seconds_total", "User and system CPU time spent.", "s", &[]);
+
+pub static PROCESS_MEMORY: Metric =
+    gauge("process.memory.usage", "process_resident_memory_bytes", "Resident memory.", "By", &[]);
+
+pub static PROCESS_THREADS: Metric = gauge("process.thread.count", "process_threads", "Threads.", "{thread}", &[]);
+
+pub static PROCESS_FDS: Metric =
+    gauge("process.open_file_descriptor.count", "process_open_fds", "Open file descriptors.", "{file_descriptor}", &[]);
+
+pub static PROCESS_MAX_FDS: Metric = gauge(
+    "process.open_file_descriptor.limit",
+    "process_max_fds",
+    "How many file descriptors may be open.",
+    "{file_descriptor}",
+    &[],
+);
+
+/// In the order in which they are shown.
+pub static ALL: &[&Metric] = &[
+    &CALL_DURATION,
+    &CALLS_IN_FLIGHT,
+    &CALL_FAILURES,
+    &CONNECTIONS_OPEN,
+    &CONNECTIONS_ACCEPTED,
+    &CONNECTIONS_ENDED,
+    &ACCEPT_ERRORS,
+    &HANDSHAKE_FAILURES,
+    &TLS_RELOADS,
+    &CERTIFICATE_EXPIRY,
+    &AUDIT_HEALTHY,
+    &AUDIT_LINES,
+    &AUDIT_BYTES,
+    &AUDIT_QUEUED,
+    &AUDIT_LOSSES,
+    &POLICIES,
+    &POLICY_INFO,
+    &POLICY_LOADED,
+    &POLICY_REJECTED,
+    &DRAINING,
+    &PANICS,
+    &EXPORT_SENT,
+    &EXPORT_DROPPED,
+    &EXPORT_FAILURES,
+    &BUILD_INFO,
+    &PROCESS_START,
+    &PROCESS_CPU,
+    &PROCESS_MEMORY,
+    &PROCESS_THREADS,
+    &PROCESS_FDS,
+    &PROCESS_MAX_FDS,
+];
+
+const fn counter(
+    otel: &'static str,
+    prometheus: &'static str,
+    help: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+) -> Metric {
+    Metric { otel, prometheus, help, unit, kind: Counter, labels }
+}
+
+const fn gauge(
+    otel: &'static str,
+    prometheus: &'static str,
+    help: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+) -> Metric {
+    Metric { otel, prometheus, help, unit, kind: Gauge, labels }
+}

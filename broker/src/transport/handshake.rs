@@ -1,0 +1,300 @@
+//! TLS handshakes: how many may be under way, how long one may take, and how one fails.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls::{CertificateError, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SharedClock;
+
+/// A refused peer gets this long, and this many bytes, to have its last words read. Closing a socket with unread bytes
+/// resets it, and the peer would lose the alert that says why.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 64 * 1024;
+
+/// An honest peer needs a round trip or two; from here on a handshake may be ended for the sake of a newer one.
+const STALLED: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// The bytes were not TLS: plain text or garbage.
+    NotTls,
+    NoCertificate,
+    UntrustedCertificate,
+    ExpiredCertificate,
+    RevokedCertificate,
+    /// No current revocation list speaks for the certificate's CA.
+    UnknownRevocation,
+    BadCertificate,
+    /// No protocol version, cipher suite or application protocol in common.
+    Incompatible,
+    /// The peer refused our certificate or gave up with an alert.
+    PeerAlert,
+    Disconnected,
+    TimedOut,
+    /// Stalled, and made room for a newer handshake when all places were taken.
+    Evicted,
+    Other,
+}
+
+/// The handshakes under way. When their places are taken, those that have stalled make room, oldest first; while none
+/// has, the next connection waits. So silent peers cannot keep others out, and a crowd of honest ones, all reconnecting
+/// after a restart, queues in the kernel instead of throwing each other out.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    limit: usize,
+    clock: SharedClock,
+    pending: Mutex<BTreeMap<u64, Pending>>,
+    freed: Notify,
+}
+
+#[derive(Debug)]
+struct Pending {
+    since: Instant,
+    evicted: CancellationToken,
+}
+
+#[derive(Debug)]
+pub(super) struct HandshakeSlot {
+    id: u64,
+    evicted: CancellationToken,
+    handshakes: Arc<Handshakes>,
+}
+
+impl HandshakeFailure {
+    pub const ALL: [Self; 13] = [
+        Self::NotTls,
+        Self::NoCertificate,
+        Self::UntrustedCertificate,
+        Self::ExpiredCertificate,
+        Self::RevokedCertificate,
+        Self::UnknownRevocation,
+        Self::BadCertificate,
+        Self::Incompatible,
+        Self::PeerAlert,
+        Self::Disconnected,
+        Self::TimedOut,
+        Self::Evicted,
+        Self::Other,
+    ];
+
+    /// The name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotTls => "not_tls",
+            Self::NoCertificate => "no_certificate",
+            Self::UntrustedCertificate => "untrusted_certificate",
+            Self::ExpiredCertificate => "expired_certificate",
+            Self::RevokedCertificate => "revoked_certificate",
+            Self::UnknownRevocation => "unknown_revocation",
+            Self::BadCertificate => "bad_certificate",
+            Self::Incompatible => "incompatible",
+            Self::PeerAlert => "peer_alert",
+            Self::Disconnected => "disconnected",
+            Self::TimedOut => "timed_out",
+            Self::Evicted => "evicted",
+            Self::Other => "other",
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign error with many variants")]
+    fn of(error: &io::Error) -> Self {
+        let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
+            return Self::Disconnected;
+        };
+        match tls {
+            rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateMessage { .. } => Self::NotTls,
+            rustls::Error::NoCertificatesPresented => Self::NoCertificate,
+            rustls::Error::InvalidCertificate(error) => Self::of_certificate(error),
+            rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => Self::Incompatible,
+            rustls::Error::AlertReceived(_) => Self::PeerAlert,
+            _ => Self::Other,
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign error with many variants")]
+    fn of_certificate(error: &CertificateError) -> Self {
+        match error {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Self::ExpiredCertificate,
+            CertificateError::Revoked => Self::RevokedCertificate,
+            CertificateError::UnknownRevocationStatus
+            | CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. } => Self::UnknownRevocation,
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UntrustedCertificate,
+            _ => Self::BadCertificate,
+        }
+    }
+}
+
+impl Handshakes {
+    pub(super) fn new(limit: usize, clock: SharedClock) -> Arc<Self> {
+        Arc::new(Self { limit: limit.max(1), clock, pending: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// A place for handshake `id`; ids grow with time, so the smallest is the oldest.
+    pub(super) async fn begin(self: &Arc<Self>, id: u64) -> HandshakeSlot {
+        loop {
+            match self.try_begin(id) {
+                Ok(slot) => return slot,
+                // A place that is freed in between leaves a permit, so it is not missed.
+                Err(until_stalled) => drop(timeout(until_stalled, self.freed.notified()).await),
+            }
+        }
+    }
+
+    /// A place now, or how long until the oldest handshake counts as stalled.
+    fn try_begin(self: &Arc<Self>, id: u64) -> Result<HandshakeSlot, Duration> {
+        let now = self.clock.monotonic();
+        let evicted = CancellationToken::new();
+        let mut pending = self.lock();
+        if pending.len() >= self.limit
+            && let Some(oldest) = pending.first_entry()
+        {
+            let age = now.saturating_duration_since(oldest.get().since);
+            if age < STALLED {
+                return Err(STALLED - age);
+            }
+            oldest.remove().evicted.cancel();
+        }
+        pending.insert(id, Pending { since: now, evicted: evicted.clone() });
+        Ok(HandshakeSlot { id, evicted, handshakes: Arc::clone(self) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HandshakeSlot {
+    /// Shakes hands within `deadline`; on failure the peer has been told why, where TLS can tell it.
+    pub(super) async fn shake(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        config: Arc<ServerConfig>,
+        deadline: Duration,
+    ) -> Result<TlsStream<TcpStream>, HandshakeFailure> {
+        let accept = TlsAcceptor::from(config).accept(stream).into_fallible();
+        let shaken = tokio::select! {
+            () = self.evicted.cancelled() => return Err(HandshakeFailure::Evicted),
+            shaken = timeout(deadline, accept) => shaken,
+        };
+        match shaken {
+            Ok(Ok(stream)) => Ok(stream),
+            Err(_) => Err(HandshakeFailure::TimedOut),
+            Ok(Err((error, stream))) => {
+                let failure = HandshakeFailure::of(&error);
+                tracing::debug!(%peer, kind = failure.name(), %error, "handshake failed");
+                if !matches!(failure, HandshakeFailure::NotTls | HandshakeFailure::Disconnected) {
+                    tokio::select! {
+                        () = self.evicted.cancelled() => {}
+                        _ = timeout(LINGER, linger(stream)) => {}
+                    }
+                }
+                Err(failure)
+            }
+        }
+    }
+}
+
+impl Drop for HandshakeSlot {
+    fn drop(&mut self) {
+        if self.handshakes.lock().remove(&self.id).is_some() {
+            self.handshakes.freed.notify_one();
+        }
+    }
+}
+
+async fn linger(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut buffer = [0; 2048];
+    let mut left = LINGER_BYTES;
+    while left > 0 {
+        match stream.read(&mut buffer).await? {
+            0 => break,
+            n => left = left.saturating_sub(n),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock, Timestamp};
+
+    #[derive(Debug)]
+    struct Stopwatch(Mutex<Instant>);
+
+    impl Stopwatch {
+        fn start() -> Arc<Self> {
+            Arc::new(Self(Mutex::new(SystemClock.monotonic())))
+        }
+
+        fn advance(&self, span: Duration) {
+            *self.0.lock().unwrap() += span;
+        }
+    }
+
+    impl Clock for Stopwatch {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_secs(0)
+        }
+
+        fn monotonic(&self) -> Instant {
+            *self.0.lock().unwrap()
+        }
+    }
+
+    #[test]
+    fn the_oldest_stalled_handshake_makes_room_for_the_newest() {
+        let clock = Stopwatch::start();
+        let handshakes = Handshakes::new(2, clock.clone());
+        let first = handshakes.try_begin(0).unwrap();
+        clock.advance(Duration::from_millis(100));
+        let second = handshakes.try_begin(1).unwrap();
+        clock.advance(Duration::from_millis(400));
+        let _third = handshakes.try_begin(2).unwrap();
+        assert!(first.evicted.is_cancelled());
+        assert!(!second.evicted.is_cancelled());
+    }
+
+    #[test]
+    fn handshakes_that_make_progress_are_not_ended_for_newer_ones() {
+        let clock = Stopwatch::start();
+        let handshakes = Handshakes::new(1, clock.clone());
+        let slot = handshakes.try_begin(0).unwrap();
+        clock.advance(Duration::from_millis(200));
+        assert_eq!(handshakes.try_begin(1).unwrap_err(), Duration::from_millis(300));
+        assert!(!slot.evicted.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_finished_handshake_frees_its_place() {
+        let handshakes = Handshakes::new(1, Stopwatch::start());
+        let first = handshakes.begin(0).await;
+        let (second, ()) = tokio::join!(handshakes.begin(1), async { drop(first) });
+        assert!(!second.evicted.is_cancelled());
+        assert_eq!(handshakes.lock().len(), 1);
+    }
+
+    #[test]
+    fn every_failure_is_counted_in_a_place_of_its_own() {
+        for (at, kind) in HandshakeFailure::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, at, "{}", kind.name());
+        }
+    }
+}

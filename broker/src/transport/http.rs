@@ -1,0 +1,87 @@
+//! How HTTP is spoken on a connection, and what one connection may hold.
+
+use hyper::rt::Executor;
+use hyper_util::rt::TokioTimer;
+use hyper_util::server::conn::auto::Builder;
+use tokio_util::task::TaskTracker;
+
+use super::connection::Protocol;
+use super::settings::Limits;
+
+/// Enough for a message of full size without waiting for the peer's permission to go on.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// What all calls of one connection together may have sent and we not read.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const FRAME_BYTES: u32 = 16 * 1024;
+/// What one call's answer may have waiting for a slow reader before its producer is paused.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams reset by the peer before we took them up, and by us for the peer's errors: beyond these the connection ends.
+const PENDING_RESETS: usize = 32;
+const ERROR_RESETS: usize = 128;
+const HTTP1_HEADERS: usize = 64;
+/// The HTTP/1 library refuses to work with less.
+const HTTP1_MIN_BUFFER: usize = 8192;
+
+/// Calls run as tasks of their own; the tracker lets a drain wait for the last of them.
+#[derive(Clone, Debug)]
+pub(super) struct Calls(TaskTracker);
+
+#[derive(Debug)]
+pub(super) struct Http {
+    http1: Builder<Calls>,
+    http2: Builder<Calls>,
+}
+
+impl Http {
+    pub(super) fn new(limits: &Limits, tasks: TaskTracker) -> Self {
+        let calls = Calls(tasks);
+        Self { http1: http1(limits, calls.clone()), http2: http2(limits, calls) }
+    }
+
+    pub(super) fn speaking(&self, protocol: Protocol) -> &Builder<Calls> {
+        match protocol {
+            Protocol::Http1 => &self.http1,
+            Protocol::Http2 => &self.http2,
+        }
+    }
+}
+
+impl<F> Executor<F> for Calls
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, call: F) {
+        self.0.spawn(call);
+    }
+}
+
+fn http1(limits: &Limits, calls: Calls) -> Builder<Calls> {
+    let header_bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
+    let mut builder = Builder::new(calls).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // Runs between requests too, so it is also how long an idle connection is kept.
+        .header_read_timeout(limits.keepalive_interval + limits.keepalive_timeout)
+        .max_headers(HTTP1_HEADERS)
+        .max_buf_size(header_bytes.max(HTTP1_MIN_BUFFER));
+    builder
+}
+
+fn http2(limits: &Limits, calls: Calls) -> Builder<Calls> {
+    let mut builder = Builder::new(calls).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_header_list_size(limits.header_bytes)
+        .max_frame_size(FRAME_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    builder
+}

@@ -1,0 +1,258 @@
+//! From a listening socket to HTTP requests, each with its `Arc<Connection>`.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
+use tonic::body::Body;
+use tower::ServiceExt;
+use tower::util::Oneshot;
+
+use super::connection::{Connection, Protocol};
+use super::deadline::Punctual;
+use super::drain::Drain;
+use super::handshake::{HandshakeFailure, HandshakeSlot, Handshakes};
+use super::http::Http;
+use super::settings::Limits;
+use super::stats::{TransportStats, count};
+use super::tls::Tls;
+
+/// What the peer must send soon after its handshake: HTTP/2's preface, or the beginning of an HTTP/1 request.
+const HTTP2_PREFACE: usize = 24;
+const HTTP1_BEGINNING: usize = 1;
+
+/// One series for all listeners, so that an id names one connection of the process.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Serves `listener` until `drain` has started and the last connection is gone. Dropping the future ends them all.
+pub async fn serve<S>(listener: TcpListener, tls: Arc<Tls>, limits: &Limits, service: S, drain: Drain)
+where
+    S: tower::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let _held = drain.hold();
+    let handshakes = Handshakes::new(limits.handshakes, tls.clock());
+    let server = Arc::new(Server {
+        http: Http::new(limits, drain.tasks().clone()),
+        limits: limits.clone(),
+        tls,
+        drain: drain.clone(),
+    });
+    let mut connections = JoinSet::new();
+    let mut pause = ACCEPT_PAUSE;
+    let mut full = false;
+    loop {
+        let accepted = tokio::select! {
+            () = drain.started() => break,
+            Some(ended) = connections.join_next() => {
+                report(ended);
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        // A burst of new connections must not put off the ended ones for long.
+        while let Some(ended) = connections.try_join_next() {
+            report(ended);
+        }
+        match accepted {
+            Ok((stream, peer)) => {
+                pause = ACCEPT_PAUSE;
+                count(&server.stats().accepted);
+                if server.is_full(peer, &mut full) {
+                    continue;
+                }
+                let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+                let slot = tokio::select! {
+                    () = drain.started() => break,
+                    slot = handshakes.begin(id) => slot,
+                };
+                let server = Arc::clone(&server);
+                connections.spawn(server.connection(id, stream, peer, slot, service.clone()));
+            }
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                // Out of descriptors or memory: trying again at once would only burn the processor.
+                count(&server.stats().accept_errors);
+                tracing::warn!(%error, "cannot accept connections, pausing");
+                tokio::select! {
+                    () = drain.started() => break,
+                    () = sleep(pause) => pause = (pause * 2).min(ACCEPT_PAUSE_MAX),
+                }
+            }
+        }
+    }
+    drop(listener);
+    while let Some(ended) = connections.join_next().await {
+        report(ended);
+    }
+}
+
+/// What all connections of one listener share.
+struct Server {
+    http: Http,
+    limits: Limits,
+    tls: Arc<Tls>,
+    drain: Drain,
+}
+
+impl Server {
+    async fn connection<S>(
+        self: Arc<Self>,
+        id: u64,
+        stream: TcpStream,
+        peer: SocketAddr,
+        slot: HandshakeSlot,
+        service: S,
+    ) where
+        S: tower::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        let Some((stream, connection)) = self.handshake(id, stream, peer, &slot).await else {
+            return;
+        };
+        drop(slot);
+        let Some(_open) = self.stats().try_open(self.limits.connections) else {
+            count(&self.stats().refused_full);
+            return;
+        };
+        self.calls(stream, Arc::new(connection), service).await;
+    }
+
+    async fn handshake(
+        &self,
+        id: u64,
+        stream: TcpStream,
+        peer: SocketAddr,
+        slot: &HandshakeSlot,
+    ) -> Option<(TlsStream<TcpStream>, Connection)> {
+        // A socket that is already dead fails in the handshake, which tells it better.
+        let _ = stream.set_nodelay(true);
+        let local = stream.local_addr().ok()?;
+        let material = self.tls.current();
+        let shake = slot.shake(stream, peer, material.server(), self.limits.handshake_timeout);
+        let shaken = tokio::select! {
+            () = self.drain.started() => return None,
+            shaken = shake => shaken,
+        };
+        let stream = match shaken {
+            Ok(stream) => stream,
+            Err(failure) => {
+                self.stats().handshake_failed(failure);
+                return None;
+            }
+        };
+        let tls = Arc::clone(&self.tls);
+        let (_, session) = stream.get_ref();
+        match Connection::new(id, (local, peer), session, tls, &material, self.tls.now()) {
+            Ok(connection) => Some((stream, connection)),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "client certificate refused after the handshake");
+                self.stats().handshake_failed(HandshakeFailure::BadCertificate);
+                None
+            }
+        }
+    }
+
+    async fn calls<S>(&self, stream: TlsStream<TcpStream>, connection: Arc<Connection>, service: S)
+    where
+        S: tower::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        let protocol = connection.protocol();
+        let first_bytes = match protocol {
+            Protocol::Http2 => HTTP2_PREFACE,
+            Protocol::Http1 => HTTP1_BEGINNING,
+        };
+        let stream = Punctual::new(
+            stream,
+            first_bytes,
+            self.limits.handshake_timeout,
+            self.limits.keepalive_interval + self.limits.keepalive_timeout,
+            Arc::clone(self.tls.stats()),
+        );
+        let calls = Calls { service, connection: Arc::clone(&connection) };
+        let http = self.http.speaking(protocol).serve_connection(TokioIo::new(stream), calls);
+        let mut http = pin!(http);
+        tokio::select! {
+            ended = http.as_mut() => return self.ended(&connection, ended),
+            () = self.drain.started() => {}
+            () = connection.retired() => count(&self.stats().retired),
+        }
+        http.as_mut().graceful_shutdown();
+        match timeout(self.limits.drain_grace, http).await {
+            Ok(ended) => self.ended(&connection, ended),
+            Err(_) => {
+                count(&self.stats().cut_off);
+                tracing::warn!(peer = %connection.peer(), connection = connection.id(), "connection closed with calls under way, the grace has passed");
+            }
+        }
+    }
+
+    fn ended(&self, connection: &Connection, ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+        if let Err(error) = ended {
+            count(&self.stats().broken);
+            tracing::debug!(peer = %connection.peer(), connection = connection.id(), %error, "connection broken off");
+        }
+    }
+
+    fn stats(&self) -> &TransportStats {
+        self.tls.stats()
+    }
+
+    fn is_full(&self, peer: SocketAddr, was_full: &mut bool) -> bool {
+        let full = self.stats().open() >= self.limits.connections;
+        if full {
+            count(&self.stats().refused_full);
+            if !*was_full {
+                tracing::warn!(%peer, limit = self.limits.connections, "connection limit reached, refusing new ones");
+            }
+        }
+        *was_full = full;
+        full
+    }
+}
+
+/// Hands a connection's calls to the service, each with the connection in its extensions.
+struct Calls<S> {
+    service: S,
+    connection: Arc<Connection>,
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
+where
+    S: tower::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Oneshot<S, Request<Incoming>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(Arc::clone(&self.connection));
+        self.service.clone().oneshot(request)
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task failed");
+    }
+}

@@ -1,0 +1,270 @@
+//! What every call passes through, in this order, between the connection and its handler.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tracing::Instrument as _;
+
+use super::{Connection, RequestIds, grpc_timeout};
+use crate::admission::{Action, Gate};
+use crate::audit::{Draft, Log, Record};
+use crate::clock::SharedClock;
+use crate::error::{Failure, Reason};
+use crate::identity::{Authenticator, Certificate};
+use crate::rpc::{Access, AuditKind, Call, Method, Router, find, unrecorded};
+use crate::status::ReasonExt as _;
+use crate::telemetry::names::OTHER_METHOD;
+use crate::telemetry::{self, Metrics, TraceContext, Traces};
+
+/// The service under every connection.
+#[derive(Clone, Debug)]
+pub struct Stack(Arc<Layers>);
+
+#[derive(Debug)]
+pub struct Layers {
+    pub in_flight: Arc<Semaphore>,
+    pub default_deadline: Duration,
+    pub maximum_deadline: Duration,
+    pub log: Log,
+    pub clock: SharedClock,
+    pub authenticator: Authenticator,
+    pub gate: Arc<Gate>,
+    pub router: Router,
+    pub request_ids: RequestIds,
+    pub metrics: Arc<Metrics>,
+    pub traces: Traces,
+}
+
+impl Stack {
+    pub fn new(layers: Layers) -> Self {
+        Self(Arc::new(layers))
+    }
+}
+
+impl tower::Service<Request<Incoming>> for Stack {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let layers = Arc::clone(&self.0);
+        Box::pin(async move { Ok(layers.answer(request).await) })
+    }
+}
+
+impl Layers {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let (place, method) = match find(request.uri().path()) {
+            Some((place, method)) => (place, Some(method)),
+            None => (usize::MAX, None),
+        };
+        let timer = self.metrics.begin(place);
+        // Shed before anything is spent on the call. A shed call is counted, not audited: it touched nothing.
+        let response = match self.in_flight.try_acquire() {
+            Ok(_slot) => self.traced(method, request).await,
+            Err(_) => self.refusal(overloaded()),
+        };
+        timer.finish(code_of(&response));
+        response
+    }
+
+    async fn traced(&self, method: Option<&'static Method>, request: Request<Incoming>) -> Response<Body> {
+        let trace = self.traces.accept(request.headers());
+        match self.traces.call_span(method.map_or(OTHER_METHOD, Method::name), &trace) {
+            None => self.recorded(method, request, &trace).await,
+            Some(span) => {
+                let response = self.recorded(method, request, &trace).instrument(span.clone()).await;
+                telemetry::finish(&span, code_of(&response));
+                response
+            }
+        }
+    }
+
+    async fn recorded(
+        &self,
+        method: Option<&'static Method>,
+        request: Request<Incoming>,
+        trace: &TraceContext,
+    ) -> Response<Body> {
+        let Some(method) = method else {
+            let draft = self.open_draft("unknown", "", &request, trace);
+            let refusal = self.noted(Some(&draft), unknown_method());
+            return self.settle(&draft, refusal).await;
+        };
+        if method.audit == AuditKind::Quiet {
+            return self.guarded(method, request, None).await;
+        }
+        let action = method.action().map_or("", Action::as_str);
+        let draft = self.open_draft(method.name(), action, &request, trace);
+        let response = self.guarded(method, request, Some(&draft)).await;
+        let response = self.explained(&draft, response);
+        self.settle(&draft, response).await
+    }
+
+    fn open_draft(
+        &self,
+        method: &'static str,
+        action: &'static str,
+        request: &Request<Incoming>,
+        trace: &TraceContext,
+    ) -> Arc<Draft> {
+        let connection = request.extensions().get::<Arc<Connection>>();
+        let record = Record {
+            peer: connection.map(|connection| connection.peer()),
+            // Presented, and perhaps about to be refused.
+            certificate: connection.and_then(|connection| connection.presented()).map(Certificate::thumbprint),
+            request_id: self.request_ids.next(),
+            trace_id: trace.trace_id,
+            method,
+            action,
+            ..Record::default()
+        };
+        Draft::open(self.log.clone(), Arc::clone(&self.clock), record)
+    }
+
+    /// Inside the draft: neither a panic nor a deadline keeps the call from being recorded and answered.
+    async fn guarded(
+        &self,
+        method: &'static Method,
+        request: Request<Incoming>,
+        draft: Option<&Arc<Draft>>,
+    ) -> Response<Body> {
+        let deadline = match self.deadline(method, request.headers()) {
+            Ok(deadline) => deadline,
+            Err(failure) => return self.noted(draft, failure),
+        };
+        let work = AssertUnwindSafe(self.authenticated(method, request, draft)).catch_unwind();
+        let outcome = match deadline {
+            Some(deadline) => {
+                tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Ok(Err(too_late(deadline))))
+            }
+            None => work.await,
+        };
+        match outcome {
+            Ok(Ok(response)) => response,
+            Ok(Err(failure)) => self.noted(draft, failure),
+            Err(_panic) => self.noted(draft, panicked()),
+        }
+    }
+
+    async fn authenticated(
+        &self,
+        method: &'static Method,
+        request: Request<Incoming>,
+        draft: Option<&Arc<Draft>>,
+    ) -> Result<Response<Body>, Failure> {
+        let mut request = request.map(Body::new);
+        if method.access != Access::Anyone {
+            let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or_else(no_connection)?;
+            let caller = self.authenticator.authenticate(&connection)?.ok_or_else(no_credential)?;
+            if let Some(draft) = draft {
+                draft.note(|record| record.caller = Some(caller.shared_id()));
+                request.extensions_mut().insert(Call {
+                    method,
+                    caller,
+                    peer: connection.peer(),
+                    gate: Arc::clone(&self.gate),
+                    draft: Arc::clone(draft),
+                    clock: Arc::clone(&self.clock),
+                });
+            }
+        }
+        Ok(self.router.call(method, request).await)
+    }
+
+    /// The client's `grpc-timeout`, within ours. A stream ends when its client or its credential does.
+    fn deadline(&self, method: &Method, headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+        match grpc_timeout::parse(headers)? {
+            _ if method.streams => Ok(None),
+            Some(asked) => Ok(Some(asked.min(self.maximum_deadline))),
+            None => Ok(Some(self.default_deadline)),
+        }
+    }
+
+    /// Puts the call on record, if its handler has not; an answer that cannot be recorded does not leave.
+    async fn settle(&self, draft: &Draft, response: Response<Body>) -> Response<Body> {
+        match draft.settle("OK").await {
+            None | Some(Ok(_)) => response,
+            Some(Err(unavailable)) => self.refusal(unrecorded(unavailable)),
+        }
+    }
+
+    /// tonic refuses what it cannot decode before a handler runs; its refusal gets a reason of ours.
+    fn explained(&self, draft: &Arc<Draft>, response: Response<Body>) -> Response<Body> {
+        if response.headers().contains_key("grpc-status-details-bin") {
+            return response;
+        }
+        let failure = match code_of(&response) {
+            Code::Ok => return response,
+            Code::OutOfRange | Code::ResourceExhausted => {
+                let message = "the message is larger than [limits] message_bytes allows; send less at a time";
+                Failure::new(Reason::MessageTooLarge, message)
+            }
+            _ => {
+                let message =
+                    "the message could not be decoded; check that it was made from this version of the contract";
+                Failure::new(Reason::InvalidArgument, message)
+            }
+        };
+        self.noted(Some(draft), failure)
+    }
+
+    fn noted(&self, draft: Option<&Arc<Draft>>, failure: Failure) -> Response<Body> {
+        if let Some(draft) = draft {
+            draft.note(|record| record.outcome = failure.reason().name());
+        }
+        self.refusal(failure)
+    }
+
+    fn refusal(&self, failure: Failure) -> Response<Body> {
+        self.metrics.failed(failure.reason().name());
+        Status::from(failure).into_http()
+    }
+}
+
+/// An answer without a status in its headers has it in its trailers: its message was accepted and encoded.
+fn code_of(response: &Response<Body>) -> Code {
+    response.headers().get("grpc-status").map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
+}
+
+fn overloaded() -> Failure {
+    let message = "the broker has as many calls under way as [limits] calls_in_flight allows; retry after a moment";
+    Failure::new(Reason::Overloaded, message).retry_after(Duration::from_millis(500))
+}
+
+fn unknown_method() -> Failure {
+    Failure::new(Reason::MethodUnknown, "there is no such method; server reflection or `grpcurl list` shows them all")
+}
+
+fn too_late(deadline: Duration) -> Failure {
+    let message =
+        format!("the call was not finished within {deadline:?}; what it asked for may or may not have been done");
+    Failure::new(Reason::DeadlineExceeded, message)
+}
+
+fn panicked() -> Failure {
+    Failure::new(Reason::Internal, "the call failed in an unforeseen way; please report it with the broker's log")
+}
+
+fn no_connection() -> Failure {
+    Failure::new(Reason::Internal, "the call came without its connection; report this")
+}
+
+fn no_credential() -> Failure {
+    Failure::new(Reason::CredentialMissing, "no credential was presented; connect with a client certificate")
+}

@@ -1,0 +1,5 @@
+mod bounds;
+mod draining;
+mod handshakes;
+mod reloading;
+mod world;

@@ -1,0 +1,9 @@
+//! What the suites share: a CA, a clock that stands still, a broker in the process and one of its own process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+pub mod broker;
+pub mod clock;
+pub mod conformance;
+pub mod pki;
+pub mod process;
+pub mod tls;
