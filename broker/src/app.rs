@@ -66,8 +66,10 @@ pub enum StartError {
     Key(StoreName, #[source] KeyError),
     #[error("{0} cannot be opened")]
     Store(StoreName, #[source] OpenError),
-    #[error("{0} is of kind {1}, which this version does not serve yet")]
+    #[error("{0} is of kind {1}, which this version does not serve yet; leave it out")]
     Kind(StoreName, &'static str),
+    #[error("[listen] {0} is not served by this version yet; leave it out")]
+    Unserved(&'static str),
     #[error("cannot listen on {0}; end what listens there, or choose another address under [listen]")]
     Bind(SocketAddr, #[source] std::io::Error),
     #[error("the system's random numbers cannot be read")]
@@ -89,6 +91,12 @@ impl Broker {
         metrics: Arc<Metrics>,
         traces: Traces,
     ) -> Result<Self, StartError> {
+        if config.listen.web.is_some() {
+            return Err(StartError::Unserved("web"));
+        }
+        if config.listen.admin_tls {
+            return Err(StartError::Unserved("admin_tls"));
+        }
         // Whatever can fail comes before anything listens.
         let (log, recovery) = audit::Log::open(config.audit, &config.node.name, Arc::clone(&clock))?;
         tracing::info!(?recovery, "audit log opened");
@@ -134,6 +142,7 @@ impl Broker {
             traces,
         });
 
+        observe(&metrics, &parts);
         let background = Background::default();
         let (watched, stop) = (Arc::clone(&tls), background.stop.clone());
         background.spawn(watched.watch(stop));
@@ -229,6 +238,12 @@ async fn reload_policies(parts: Arc<Parts>) {
     if let Err(error) = tokio::task::spawn_blocking(reload).await {
         tracing::error!(%error, "policies could not be looked at; the last good ones stay in force");
     }
+}
+
+/// What the parts count by themselves goes to the metrics at each scrape.
+fn observe(metrics: &Metrics, parts: &Arc<Parts>) {
+    let parts = Arc::clone(parts);
+    metrics.register(move |out| report::samples(&parts, out));
 }
 
 async fn tell_health(reporter: HealthReporter, parts: Arc<Parts>) {

@@ -1,4 +1,4 @@
-//! What `GetStatus` shows: the parts' own accounts, in the contract's words.
+//! What the broker says of itself: the parts' own accounts, for `GetStatus`, for metrics and for health.
 
 use keyferry_proto::v1::{
     AuditStatus, BrokerStatus, BuildInfo, ErrorDetail, ErrorReason, HealthState, PolicyStatus, ReloadStatus, StoreKind,
@@ -9,7 +9,8 @@ use crate::admission::PolicyStore;
 use crate::app::Parts;
 use crate::audit::Log;
 use crate::rpc::timestamp;
-use crate::transport::Tls;
+use crate::telemetry::{Samples, names};
+use crate::transport::{HandshakeFailure, Tls};
 
 pub fn status(parts: &Parts) -> BrokerStatus {
     BrokerStatus {
@@ -33,6 +34,44 @@ pub fn status(parts: &Parts) -> BrokerStatus {
             .collect(),
         ..BrokerStatus::default()
     }
+}
+
+/// The same accounts as numbers, for metrics.
+pub fn samples(parts: &Parts, out: &mut Samples) {
+    let stats = parts.tls.stats();
+    out.set(&names::CONNECTIONS_OPEN, &[], stats.open() as u64);
+    out.set(&names::CONNECTIONS_ACCEPTED, &[], stats.accepted());
+    out.set(&names::ACCEPT_ERRORS, &[], stats.accept_errors());
+    for (reason, count) in [
+        ("full", stats.refused_full()),
+        ("retired", stats.retired()),
+        ("cut_off", stats.cut_off()),
+        ("broken", stats.broken()),
+        ("timed_out", stats.timed_out()),
+    ] {
+        out.set(&names::CONNECTIONS_ENDED, &[reason], count);
+    }
+    for kind in HandshakeFailure::ALL {
+        out.set_nonzero(&names::HANDSHAKE_FAILURES, &[kind.name()], stats.handshake_failures(kind));
+    }
+    out.set(&names::TLS_RELOADS, &["ok"], stats.reloads());
+    out.set(&names::TLS_RELOADS, &["failed"], stats.reload_failures());
+    out.set(&names::CERTIFICATE_EXPIRY, &[], parts.tls.status().not_after.as_secs());
+
+    let audit = parts.log.health();
+    out.set(&names::AUDIT_HEALTHY, &[], audit.failing.is_none());
+    out.set(&names::AUDIT_LINES, &[], audit.written_lines);
+    out.set(&names::AUDIT_BYTES, &[], audit.written_bytes);
+    out.set(&names::AUDIT_QUEUED, &[], audit.queued);
+    out.set(&names::AUDIT_LOSSES, &[], audit.losses);
+
+    let policy = parts.gate.policies().status();
+    let hash = policy.hash.to_string();
+    out.set(&names::POLICIES, &[], policy.policies as u64);
+    out.set(&names::POLICY_INFO, &[hash.get(..16).unwrap_or_default()], 1_u64);
+    out.set(&names::POLICY_LOADED, &[], policy.loaded.as_secs());
+    out.set(&names::POLICY_REJECTED, &[], policy.rejected.is_some());
+    out.set(&names::DRAINING, &[], parts.drain.is_draining());
 }
 
 /// Why calls should go elsewhere for now, a line each.

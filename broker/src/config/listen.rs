@@ -22,7 +22,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ListenSettings {
             web: s.with_default(
                 "web",
                 address_or_off(),
-                ":7444",
+                "off",
                 "Webhooks, and the discovery and keys of the broker's own issuer; TLS without client certificates.",
             ),
             admin: s.with_default(
