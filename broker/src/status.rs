@@ -42,7 +42,7 @@ impl From<Failure> for Status {
 fn log(failure: &Failure) {
     let reason = failure.reason().name();
     let cause = failure.cause();
-    if failure.reason().is_ours() {
+    if failure.reason().blames_broker() {
         tracing::error!(reason, message = failure.message(), cause, "call failed");
     } else {
         tracing::debug!(reason, message = failure.message(), cause, "call refused");
@@ -63,7 +63,7 @@ pub trait ReasonExt {
     /// How long to wait where nothing better is known; `None` where a retry of the same call cannot help.
     fn retry_delay(self) -> Option<Duration>;
     /// Whether an operator of the broker has to act, rather than the caller.
-    fn is_ours(self) -> bool;
+    fn blames_broker(self) -> bool;
 }
 
 impl ReasonExt for Reason {
@@ -136,17 +136,13 @@ impl ReasonExt for Reason {
     }
 
     fn retry_delay(self) -> Option<Duration> {
-        match self.code() {
-            Code::Unavailable | Code::Aborted => Some(Duration::from_secs(1)),
-            Code::ResourceExhausted => match self {
-                Self::MessageTooLarge | Self::LeaseLimitExceeded => None,
-                _ => Some(Duration::from_secs(1)),
-            },
-            _ => None,
-        }
+        let passes = matches!(self.code(), Code::Unavailable | Code::Aborted | Code::ResourceExhausted);
+        // The same message is as large the next time, and leases end when somebody ends them.
+        let lasts = matches!(self, Self::MessageTooLarge | Self::LeaseLimitExceeded);
+        (passes && !lasts).then_some(Duration::from_secs(1))
     }
 
-    fn is_ours(self) -> bool {
+    fn blames_broker(self) -> bool {
         matches!(self.code(), Code::Unavailable | Code::DataLoss | Code::Internal)
             && !matches!(self, Self::Draining | Self::RevisionNotReached)
     }

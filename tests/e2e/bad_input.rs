@@ -163,7 +163,8 @@ async fn a_client_that_never_speaks_after_its_handshake_is_ended() {
 fn a_configuration_that_cannot_work_says_what_to_do_and_nothing_starts() {
     let taken = StdListener::bind("127.0.0.1:0").unwrap();
     let port_taken = format!("grpc = \"{}\"", taken.local_addr().unwrap());
-    let edits: [(&str, &dyn Fn(&str) -> String, &[&str]); 6] = [
+    type Edit<'a> = (&'a str, &'a dyn Fn(&str) -> String, &'a [&'a str]);
+    let edits: [Edit<'_>; 6] = [
         (
             "an unknown key",
             &|text| text.replace("client_ca", "client_cas"),

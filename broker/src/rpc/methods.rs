@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use crate::admission::Action;
 
 /// What holds for all calls of one method.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method {
     /// `/package.Service/Method`, as in the request line.
     pub path: &'static str,

@@ -209,17 +209,16 @@ impl Layers {
         if response.headers().contains_key("grpc-status-details-bin") {
             return response;
         }
-        let failure = match code_of(&response) {
-            Code::Ok => return response,
-            Code::OutOfRange | Code::ResourceExhausted => {
-                let message = "the message is larger than [limits] message_bytes allows; send less at a time";
-                Failure::new(Reason::MessageTooLarge, message)
-            }
-            _ => {
-                let message =
-                    "the message could not be decoded; check that it was made from this version of the contract";
-                Failure::new(Reason::InvalidArgument, message)
-            }
+        let code = code_of(&response);
+        if code == Code::Ok {
+            return response;
+        }
+        let failure = if matches!(code, Code::OutOfRange | Code::ResourceExhausted) {
+            let message = "the message is larger than [limits] message_bytes allows; send less at a time";
+            Failure::new(Reason::MessageTooLarge, message)
+        } else {
+            let message = "the message could not be decoded; check that it was made from this version of the contract";
+            Failure::new(Reason::InvalidArgument, message)
         };
         self.noted(Some(draft), failure)
     }
