@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 WORKSPACE := --workspace --locked
 
 # What the tests call besides cargo: names from tools/versions.
-TEST_TOOLS := grpcurl
+TEST_TOOLS := grpcurl oidc-issuers
 
 .DEFAULT_GOAL := help
 .PHONY: help dev test check lint fmt proto fmt-check clippy contract deny advisories
@@ -54,3 +54,12 @@ deny: ## licences, banned and duplicate crates, sources of the dependencies
 advisories: ## known vulnerabilities of the dependencies (fetches RustSec's database from github.com)
 	@tools/install cargo-deny
 	cargo deny --locked check advisories
+
+.PHONY: bench-startup bench-micro
+
+bench-startup: ## time from start to first answer, and idle memory, of the release binary; fails over the bars
+	cargo build --release --locked -p keyferry-broker
+	cargo run --locked -p keyferry-benches --bin startup -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry
+
+bench-micro: ## what the parts of a call cost (ARGS=NAME picks some)
+	cargo bench --locked -p keyferry-benches --bench micro -- $(ARGS)

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -13,11 +16,12 @@ use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 
-use crate::admission::{Gate, PolicyError, PolicyStore};
+use crate::admission::{Gate, PolicyError, PolicyStore, Quota};
 use crate::audit;
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{Config, StoreSettings};
 use crate::identity::Authenticator;
+use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::StoreName;
 use crate::providers::local::{KeyError, LocalKey, LocalStore, OpenError};
 use crate::report;
@@ -50,6 +54,7 @@ pub struct Parts {
     pub log: audit::Log,
     pub gate: Arc<Gate>,
     pub tls: Arc<Tls>,
+    pub tokens: Arc<TokenVerifier>,
     pub drain: Drain,
     pub stores: Vec<StoreName>,
 }
@@ -62,6 +67,8 @@ pub enum StartError {
     Policy(#[from] PolicyError),
     #[error("the TLS files cannot be used")]
     Tls(#[from] TlsError),
+    #[error("the token issuers cannot be used")]
+    Issuer(#[from] IssuerError),
     #[error("the key of {0} cannot be used")]
     Key(StoreName, #[source] KeyError),
     #[error("{0} cannot be opened")]
@@ -78,6 +85,23 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// What a configuration may say and this version does not do yet.
+pub fn unserved(config: &Config) -> Vec<StartError> {
+    let mut found = Vec::new();
+    if config.listen.web.is_some() {
+        found.push(StartError::Unserved("web"));
+    }
+    if config.listen.admin_tls {
+        found.push(StartError::Unserved("admin_tls"));
+    }
+    found.extend(config.stores.iter().filter_map(|(name, store)| match store {
+        StoreSettings::Local(_) => None,
+        StoreSettings::Gcp(_) => Some(StartError::Kind(name.clone(), "gcp")),
+        StoreSettings::Azure(_) => Some(StartError::Kind(name.clone(), "azure")),
+    }));
+    found
+}
+
 /// The metrics that a broker counts into, made before it so that logging can count too.
 pub fn metrics(clock: SharedClock) -> Arc<Metrics> {
     Metrics::new(METHOD_NAMES.iter().copied(), REASON_NAMES.iter().copied(), clock)
@@ -86,24 +110,23 @@ pub fn metrics(clock: SharedClock) -> Arc<Metrics> {
 impl Broker {
     /// Returns once calls are answered.
     pub async fn start(
-        config: Config,
+        mut config: Config,
         clock: SharedClock,
         metrics: Arc<Metrics>,
         traces: Traces,
     ) -> Result<Self, StartError> {
-        if config.listen.web.is_some() {
-            return Err(StartError::Unserved("web"));
+        if let Some(error) = unserved(&config).pop() {
+            return Err(error);
         }
-        if config.listen.admin_tls {
-            return Err(StartError::Unserved("admin_tls"));
-        }
+        config.limits.fit_descriptors();
         // Whatever can fail comes before anything listens.
         let (log, recovery) = audit::Log::open(config.audit, &config.node.name, Arc::clone(&clock))?;
-        tracing::info!(?recovery, "audit log opened");
+        tracing::info!(next_sequence = recovery.next_sequence, "audit log opened");
         let policies = PolicyStore::open(config.policy.directory, Arc::clone(&clock))?;
-        let gate = Arc::new(Gate::new(policies));
+        let gate = Arc::new(Gate::new(policies, Quota::new(config.quota, Arc::clone(&clock))));
         let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
         let stores = open_stores(config.stores, &clock)?;
+        let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let (admin_listener, admin) = match config.listen.admin {
             Some(address) => bind(address).await.map(|(listener, address)| (Some(listener), Some(address)))?,
@@ -118,23 +141,28 @@ impl Broker {
             log: log.clone(),
             gate: Arc::clone(&gate),
             tls: Arc::clone(&tls),
+            tokens,
             drain: drain.clone(),
             stores: stores.keys().cloned().collect(),
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
 
-        let secrets =
-            SecretRpc { secrets: Secrets::new(stores, Arc::clone(&clock)), page_tokens: Arc::new(PageTokens::new()?) };
-        let operator = OperatorRpc { status: report_of(&parts) };
+        let secrets = Secrets::new(stores, Arc::clone(&clock));
+        let operator =
+            OperatorRpc { status: report_of(&parts), secrets: secrets.clone(), tokens: Arc::clone(&parts.tokens) };
+        let secrets = SecretRpc { secrets, page_tokens: Arc::new(PageTokens::new()?) };
         let health_service = HealthService::from_health_reporter(health.clone());
         let stack = Stack::new(Layers {
             in_flight: Arc::new(Semaphore::new(config.limits.calls_in_flight)),
+            quiet_in_flight: Arc::new(Semaphore::new(config.limits.calls_in_flight)),
+            drain: drain.clone(),
+            request_timeout: config.limits.request_timeout,
             default_deadline: config.limits.default_deadline,
             maximum_deadline: config.limits.maximum_deadline,
             log,
             clock,
-            authenticator: Authenticator::new(config.identity.certificate_names),
+            authenticator: Authenticator::new(config.identity.certificate_names, Arc::clone(&parts.tokens)),
             gate,
             router: Router::new(secrets, operator, health_service, config.limits.message_bytes)?,
             request_ids: RequestIds::new()?,
@@ -147,15 +175,26 @@ impl Broker {
         let (watched, stop) = (Arc::clone(&tls), background.stop.clone());
         background.spawn(watched.watch(stop));
         background.spawn_every(config.policy.reload_interval, Arc::clone(&parts), reload_policies);
-        let reporter = health.clone();
-        background.spawn_every(HEALTH_INTERVAL, Arc::clone(&parts), move |parts| tell_health(reporter.clone(), parts));
+        let told = Arc::new(Told { reporter: health.clone(), serving: AtomicBool::new(true) });
+        background.spawn_every(HEALTH_INTERVAL, Arc::clone(&parts), move |parts| Arc::clone(&told).tell(parts));
         if let Some(listener) = admin_listener {
             let observed = Arc::clone(&parts);
             let pages = Admin::new(Arc::clone(&metrics), move || report::obstacles(&observed));
             background.spawn(pages.serve(listener, background.stop.clone()));
         }
         let limits = config.limits;
-        background.tasks.spawn(async move { serve(grpc_listener, tls, &limits, stack, drain).await });
+        background.tasks.spawn(async move {
+            let serving = AssertUnwindSafe(serve(grpc_listener, tls, &limits, stack, drain.clone()));
+            let ended = serving.catch_unwind().await;
+            if !drain.is_draining() {
+                let panicked = ended.is_err();
+                tracing::error!(
+                    panicked,
+                    "the listener ended unexpectedly, stopping; start the broker again and report this"
+                );
+                drain.start();
+            }
+        });
 
         tracing::info!(%grpc, admin = admin.map(tracing::field::display), version = env!("CARGO_PKG_VERSION"), "serving");
         Ok(Self { grpc, admin, parts, health, background })
@@ -173,12 +212,18 @@ impl Broker {
         &self.parts
     }
 
+    /// Resolves once it no longer serves, though nobody stopped it.
+    pub fn failed(&self) -> impl Future<Output = ()> + '_ {
+        self.parts.drain.started()
+    }
+
     /// Says that it is going, lets calls in flight finish within the grace, and closes the audit log last.
     pub async fn stop(self) {
         self.health.set_service_status("", ServingStatus::NotServing).await;
         self.parts.drain.start();
         self.parts.drain.drained().await;
         self.background.end().await;
+        self.parts.tokens.stop().await;
         let log = self.parts.log.clone();
         // It joins threads and syncs the disk.
         if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
@@ -246,10 +291,21 @@ fn observe(metrics: &Metrics, parts: &Arc<Parts>) {
     metrics.register(move |out| report::samples(&parts, out));
 }
 
-async fn tell_health(reporter: HealthReporter, parts: Arc<Parts>) {
-    let ready = report::obstacles(&parts).is_empty();
-    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    reporter.set_service_status("", status).await;
+/// What those who watch health were told last: each telling is a message to all of them.
+#[derive(Debug)]
+struct Told {
+    reporter: HealthReporter,
+    serving: AtomicBool,
+}
+
+impl Told {
+    async fn tell(self: Arc<Self>, parts: Arc<Parts>) {
+        let serving = report::obstacles(&parts).is_empty();
+        if self.serving.swap(serving, Ordering::Relaxed) != serving {
+            let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+            self.reporter.set_service_status("", status).await;
+        }
+    }
 }
 
 fn report_of(parts: &Arc<Parts>) -> Arc<crate::rpc::StatusReport> {

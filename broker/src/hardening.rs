@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
-use rustix::thread::set_no_new_privs;
+use rustix::thread::{disable_transparent_huge_pages, set_no_new_privs};
 
 use crate::telemetry::Metrics;
 
@@ -37,6 +37,8 @@ pub fn harden() -> Result<Hardened, Refused> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(refused("make the process not dumpable"))?;
     // No set-uid program started from here could undo that.
     set_no_new_privs(true).map_err(refused("give up gaining privileges"))?;
+    // A huge page is resident as a whole for the few kilobytes that are used of it; a kernel without them need not care.
+    let _ = disable_transparent_huge_pages(true);
     // The files that it writes are its own user's alone.
     umask(Mode::RWXG | Mode::RWXO);
     Ok(Hardened { open_files: raise_open_files() })

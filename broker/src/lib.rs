@@ -16,5 +16,6 @@ pub mod report;
 pub mod rpc;
 pub mod secrets;
 pub mod status;
+pub mod suggestion;
 pub mod telemetry;
 pub mod transport;

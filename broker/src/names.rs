@@ -1,5 +1,6 @@
 //! Resource names (AIP-122), parsed once at the edge. Nothing deeper in takes a `String` that means a resource.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -215,6 +216,13 @@ fn check(
     match text.len() {
         length if (1..=max).contains(&length) => Ok(()),
         length => Err(NameError::Length { part, length, max }),
+    }
+}
+
+/// Stores are looked up by the part of a secret's name that is theirs.
+impl Borrow<str> for StoreName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

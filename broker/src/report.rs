@@ -1,13 +1,14 @@
 //! What the broker says of itself: the parts' own accounts, for `GetStatus`, for metrics and for health.
 
 use keyferry_proto::v1::{
-    AuditStatus, BrokerStatus, BuildInfo, ErrorDetail, ErrorReason, HealthState, PolicyStatus, ReloadStatus, StoreKind,
-    StoreStatus, TlsStatus,
+    AuditStatus, BrokerStatus, BuildInfo, ErrorDetail, ErrorReason, HealthState, IssuerStatus, PolicyStatus,
+    ReloadStatus, StoreKind, StoreStatus, TlsStatus,
 };
 
 use crate::admission::PolicyStore;
 use crate::app::Parts;
 use crate::audit::Log;
+use crate::identity::token;
 use crate::rpc::timestamp;
 use crate::telemetry::{Samples, names};
 use crate::transport::{HandshakeFailure, Tls};
@@ -20,6 +21,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         server_time: Some(timestamp(parts.clock.now())),
         draining: parts.drain.is_draining(),
         tls: Some(tls(&parts.tls)),
+        issuers: parts.tokens.status().iter().map(issuer).collect(),
         policy: Some(policy(parts.gate.policies())),
         audit: Some(audit(&parts.log)),
         stores: parts
@@ -100,6 +102,20 @@ fn tls(tls: &Tls) -> TlsStatus {
         certificate_sha256: status.thumbprint.to_string(),
         certificate_not_after_time: Some(timestamp(status.not_after)),
         client_ca_count: i32::try_from(status.client_cas).unwrap_or(i32::MAX),
+    }
+}
+
+fn issuer(status: &token::IssuerStatus) -> IssuerStatus {
+    IssuerStatus {
+        name: status.name.clone(),
+        issuer_url: status.url.clone(),
+        keys: Some(ReloadStatus {
+            health: if status.usable { degraded_if(status.problem.is_some()) } else { HealthState::Unhealthy.into() },
+            load_time: status.fetched_at.map(timestamp),
+            last_error: status.problem.as_deref().map(trouble),
+            ..ReloadStatus::default()
+        }),
+        key_count: i32::try_from(status.keys).unwrap_or(i32::MAX),
     }
 }
 

@@ -1,12 +1,13 @@
 //! The one place where a failure becomes a gRPC status.
 
-use std::collections::HashMap;
-use std::sync::LazyLock;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Detail, Failure, Reason};
 
 const DOMAIN: &str = "keyferry";
@@ -29,7 +30,7 @@ impl From<Failure> for Status {
             }
         }
         if details.retry_info().is_none()
-            && let Some(delay) = reason.retry_delay()
+            && let Some(delay) = failure.retry_delay()
         {
             details.set_retry_info(Some(delay));
         }
@@ -38,14 +39,54 @@ impl From<Failure> for Status {
     }
 }
 
+/// Error lines a second for each reason. When a provider is down, every call says the same.
+const LINES_A_SECOND: u32 = 10;
+
 /// The chain of causes is logged here and nowhere else.
 fn log(failure: &Failure) {
     let reason = failure.reason().name();
     let cause = failure.cause();
-    if failure.reason().blames_broker() {
-        tracing::error!(reason, message = failure.message(), cause, "call failed");
-    } else {
+    if !failure.reason().blames_broker() {
         tracing::debug!(reason, message = failure.message(), cause, "call refused");
+        return;
+    }
+    // A status is made where no clock reaches, and this one decides nothing but what is logged.
+    let now = SystemClock.monotonic();
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let admitted = said.entry(reason).or_insert_with(|| Said::since(now)).admit(now);
+    drop(said);
+    if let Some(suppressed) = admitted {
+        tracing::error!(reason, message = failure.message(), cause, suppressed, "call failed");
+    }
+}
+
+/// One entry per reason, of which there is a closed set.
+static SAID: Mutex<BTreeMap<&'static str, Said>> = Mutex::new(BTreeMap::new());
+
+/// What was logged within the current second.
+#[derive(Debug)]
+struct Said {
+    since: Instant,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Said {
+    fn since(now: Instant) -> Self {
+        Self { since: now, lines: 0, suppressed: 0 }
+    }
+
+    /// Whether one more line may go out, and how many could not since the last one.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            (self.since, self.lines) = (now, 0);
+        }
+        if self.lines == LINES_A_SECOND {
+            self.suppressed += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -54,6 +95,21 @@ pub static REASON_NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let numbers = 1..i32::from(u8::MAX);
     numbers.filter_map(|number| Reason::try_from(number).ok()).map(Reason::name).collect()
 });
+
+/// What derives from a failure as a whole.
+pub trait FailureExt {
+    /// As the failure says, or else as its reason does.
+    fn retry_delay(&self) -> Option<Duration>;
+}
+
+impl FailureExt for Failure {
+    fn retry_delay(&self) -> Option<Duration> {
+        match self.detail() {
+            Detail::RetryAfter(delay) | Detail::Quota { retry_after: delay, .. } => Some(*delay),
+            Detail::None | Detail::BadField { .. } => self.reason().retry_delay(),
+        }
+    }
+}
 
 /// What derives from a reason.
 pub trait ReasonExt {
@@ -198,5 +254,16 @@ mod tests {
         assert_eq!(status.get_error_details().bad_request().unwrap().field_violations[0].field, "name");
         assert!(status.get_error_details().retry_info().is_none());
         assert!(Status::from(Failure::new(Reason::Draining, "x")).get_error_details().retry_info().is_some());
+    }
+
+    #[test]
+    fn a_failure_of_every_call_is_logged_a_few_times_a_second_and_the_rest_is_counted() {
+        let begun = SystemClock.monotonic();
+        let mut said = Said::since(begun);
+        let admitted = (0..1_000).filter(|_| said.admit(begun).is_some()).count();
+        assert_eq!(admitted, 10);
+        let later = begun + Duration::from_secs(1);
+        assert_eq!(said.admit(later), Some(990));
+        assert_eq!(said.admit(later), Some(0));
     }
 }

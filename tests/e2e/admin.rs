@@ -4,7 +4,7 @@ use keyferry_tests::broker::{TestBroker, get};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-async fn fetch(broker: &TestBroker, path: &str) -> String {
+pub(crate) async fn fetch(broker: &TestBroker, path: &str) -> String {
     let mut stream = TcpStream::connect(broker.broker.admin_address().unwrap()).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -20,7 +20,7 @@ use crate::status::{reason, refused};
 
 const KILLS: usize = 20;
 
-fn verify(directory: &Path) -> (bool, String) {
+pub(crate) fn verify(directory: &Path) -> (bool, String) {
     let output = Command::new(keyferry()).args(["audit", "verify"]).arg(directory).output().unwrap();
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
     (output.status.success(), said.concat())
@@ -53,8 +53,11 @@ async fn each_call_leaves_one_record_with_its_facts() {
 
     let audit = broker.path().join("audit");
     let records = records(&audit);
-    assert_eq!(records.len(), 3);
-    let read = &records[1];
+    // A change is on record before it is made, and again when it has ended.
+    let outcomes: Vec<_> = records.iter().map(|record| record["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["STARTED", "OK", "OK", "ACCESS_DENIED"]);
+    assert_eq!(records[0]["request"], records[1]["request"]);
+    let read = &records[2];
     assert_eq!(read["method"], "keyferry.v1.SecretService/GetSecret");
     assert_eq!(read["caller"], "x509/spiffe://test.keyferry/client");
     assert_eq!(read["resource"], "stores/local/secrets/db");
@@ -65,7 +68,7 @@ async fn each_call_leaves_one_record_with_its_facts() {
     assert_eq!(read["policy"].as_str().unwrap().len(), 32);
     assert_eq!(read["certificate"].as_str().unwrap().len(), 64);
     assert!(read["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
-    let denied = &records[2];
+    let denied = &records[3];
     assert_eq!((&denied["decision"], &denied["outcome"]), (&"deny".into(), &"ACCESS_DENIED".into()));
     assert!(records.iter().all(|record| !record.to_string().contains("canary-payload")));
 
@@ -118,7 +121,7 @@ async fn kill_9_under_load_20_times_loses_no_answered_call() {
     println!("{} answered calls over {KILLS} kills, all on record", answered.len());
 }
 
-async fn add(channel: Channel) {
+pub(crate) async fn add(channel: Channel) {
     let request = AddSecretVersionRequest {
         parent: "stores/local/secrets/db".into(),
         payload: b"x".to_vec().into(),
@@ -129,7 +132,12 @@ async fn add(channel: Channel) {
 }
 
 /// Reads, each call under a trace id of its own, until the broker is gone.
-async fn read_until_cut(channel: Channel, round: usize, worker: usize, answered: Arc<Mutex<HashSet<String>>>) {
+pub(crate) async fn read_until_cut(
+    channel: Channel,
+    round: usize,
+    worker: usize,
+    answered: Arc<Mutex<HashSet<String>>>,
+) {
     let mut client = SecretServiceClient::new(channel);
     for call in 1_u64.. {
         let trace = format!("{round:08x}{worker:08x}{call:016x}");
@@ -191,6 +199,11 @@ async fn a_full_disk_lets_no_secret_out_and_service_resumes_when_there_is_room()
     for _ in 0..200 {
         assert_eq!(refused(get(&mut client, "db").await), "AUDIT_UNAVAILABLE", "a secret left after the first failure");
     }
+    let mut operator = broker.secrets(&broker.operator).await;
+    for _ in 0..20 {
+        let change = AddSecretVersionRequest { parent: "stores/local/secrets/db".into(), ..Default::default() };
+        assert_eq!(refused(operator.add_secret_version(change).await), "AUDIT_UNAVAILABLE");
+    }
     fs::remove_file(&ballast).unwrap();
     let resumed = tokio::time::timeout(Duration::from_secs(5), async {
         while get(&mut client, "db").await.is_err() {
@@ -198,6 +211,9 @@ async fn a_full_disk_lets_no_secret_out_and_service_resumes_when_there_is_room()
         }
     });
     assert!(resumed.await.is_ok(), "service did not resume within 5 s");
+
+    let version = get(&mut client, "db").await.unwrap().name;
+    assert!(version.ends_with("/versions/1"), "{version} was added without a record");
 
     broker.broker.stop().await;
     let (good, said) = verify(&audit);

@@ -67,9 +67,9 @@ fn what_dev_prints_works_when_pasted() {
 
     for line in &calls {
         let (good, said) = paste(line);
-        assert_eq!(good, !line.contains("# denied"), "{line}\n{said}");
-        if line.contains("# denied") {
-            assert!(said.contains("ACCESS_DENIED"), "{said}");
+        assert_eq!(good, !line.contains("# hidden"), "{line}\n{said}");
+        if line.contains("# hidden") {
+            assert!(said.contains("SECRET_NOT_FOUND"), "{said}");
         }
     }
     let (_, listed) = paste(calls[0]);

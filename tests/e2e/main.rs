@@ -1,11 +1,25 @@
 //! End to end: a real broker, real clients, real files.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may stop at the first surprise, and says what it counted"
+)]
 
 mod admin;
 mod audit;
+mod audit_faults;
 mod bad_input;
 mod calls;
+mod consistency;
 mod dev;
+mod explain;
+mod issuers;
 mod providers;
 mod reload;
+mod rights;
 mod status;
+mod threats;
+mod transport;
+mod visibility;

@@ -48,6 +48,11 @@ impl TestBroker {
         let directory = TempDir::new().unwrap();
         let ca = Ca::new("test CA");
         prepare(directory.path(), &ca, more);
+        Self::start_in(directory, ca, clock).await
+    }
+
+    /// On a directory that was prepared, and perhaps changed since.
+    pub async fn start_in(directory: TempDir, ca: Ca, clock: SharedClock) -> Self {
         let config = load(directory.path());
         let broker = start_broker(config, clock).await;
         Self { client: ca.client("client"), operator: ca.client("operator"), ca, broker, directory }
@@ -110,7 +115,11 @@ pub fn prepare(directory: &Path, ca: &Ca, more: &str) {
     fs::create_dir_all(directory.join("policy")).unwrap();
     fs::write(directory.join("policy/test.cedar"), POLICY).unwrap();
     LocalKey::generate_file(&directory.join("secrets.key")).unwrap();
-    fs::write(directory.join("keyferry.toml"), format!("{CONFIGURATION}{more}")).unwrap();
+    fs::write(
+        directory.join("keyferry.toml"),
+        format!("{CONFIGURATION}{}{more}", if more.contains("[quota]") { "" } else { QUOTA }),
+    )
+    .unwrap();
 }
 
 pub fn load(directory: &Path) -> Config {
@@ -128,6 +137,7 @@ admin = "127.0.0.1:0"
 certificate = "server.pem"
 key = "server.key"
 client_ca = ["ca.pem"]
+trust_domains = { "test.keyferry" = "ca.pem" }
 reload_interval = "1s"
 
 [policy]
@@ -138,4 +148,16 @@ reload_interval = "1s"
 kind = "local"
 file = "secrets.redb"
 key_file = "secrets.key"
+"#;
+
+const QUOTA: &str = r#"
+# Suites ask faster than any caller should.
+[quota]
+read_rate = 1000000
+read_burst = 1000000
+change_rate = 1000000
+change_burst = 1000000
+operate_rate = 1000000
+operate_burst = 1000000
+
 "#;

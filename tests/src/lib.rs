@@ -4,6 +4,8 @@
 pub mod broker;
 pub mod clock;
 pub mod conformance;
+pub mod issuer;
+pub mod node;
 pub mod pki;
 pub mod process;
 pub mod tls;

@@ -95,8 +95,34 @@ impl Action {
     }
 }
 
+impl Action {
+    /// The groups that the schema puts it in.
+    pub const fn groups(self) -> &'static [&'static str] {
+        match self {
+            Self::GetSecret | Self::ListSecrets | Self::ListSecretVersions | Self::WatchRotations => &["Read"],
+            Self::AddSecretVersion | Self::EnableSecretVersion | Self::DisableSecretVersion => &["Change"],
+            Self::ListDatabaseRoles
+            | Self::MintDatabaseToken
+            | Self::RenewLease
+            | Self::RevokeLease
+            | Self::ListLeases => &["Mint"],
+            Self::RevokeAnyLease
+            | Self::ListAnyLease
+            | Self::RotateSecret
+            | Self::GetRotation
+            | Self::CancelRotation
+            | Self::RetireRotation
+            | Self::ListSubscribers
+            | Self::RefreshSecret
+            | Self::ExplainAccess
+            | Self::GetStatus => &["Operate"],
+            Self::WhoAmI | Self::ExplainSelf => &[],
+        }
+    }
+}
+
 /// What an action is asked of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
     Store(StoreName),
     Secret(SecretName, Labels),

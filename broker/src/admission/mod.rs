@@ -1,11 +1,21 @@
 //! Who may do what: policy and quota behind one gate, whose permit everything deeper demands.
 
 mod action;
+mod decisions;
+mod explain;
 mod gate;
 mod policy;
+mod profile;
+mod quota;
 mod store;
 
+#[cfg(test)]
+mod tests;
+
 pub use action::{Action, Circumstances, Resource};
-pub use gate::{Denied, Gate, Permit};
+pub use explain::{Explanation, Weighed};
+pub use gate::{Gate, Permit, Refused};
 pub use policy::{Policies, PolicyError, Verdict};
+pub use profile::{CertificateFacts, DescribedCertificate, Description, Profile, TokenFacts};
+pub use quota::{Allowance, Bucket, Quota, QuotaClass, QuotaSettings};
 pub use store::{PolicyStatus, PolicyStore};

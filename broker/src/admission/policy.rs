@@ -1,28 +1,41 @@
 //! A set of Cedar policies: read from a directory, strictly validated, never changed once made.
 
-use std::collections::HashMap;
+mod problem;
+mod sources;
+
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::LazyLock;
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet,
-    Request, RestrictedExpression, Schema, ValidationMode, Validator,
+    ActionConstraint, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy,
+    PolicyId, PolicySet, Request, RestrictedExpression, Schema, ValidationMode, Validator,
 };
+use serde_json::Value as Json;
 use thiserror::Error;
 
+use self::sources::MAX_FILE;
+pub(super) use self::sources::Sources;
 use super::action::{Action, Circumstances, Resource};
+use super::explain::{Place, lines};
+use super::profile::Profile;
 use crate::digest::Digest;
 use crate::identity::Caller;
 
 const SCHEMA: &str = include_str!("keyferry.cedarschema");
-const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// What is asked of the policies, in Cedar's terms.
 pub struct Policies {
-    set: PolicySet,
-    authorizer: Authorizer,
+    pub(super) set: PolicySet,
+    pub(super) authorizer: Authorizer,
+    /// Where each policy stands, for whoever asks why.
+    pub(super) places: HashMap<PolicyId, Place>,
     hash: Digest,
+    /// Actions on which some policy looks at the call itself: its time, its peer.
+    context: HashSet<Action>,
+    /// Actions on which some policy looks at the labels of the resource.
+    labels: HashSet<Action>,
 }
 
 /// The policies' word, and which of them spoke it.
@@ -39,6 +52,8 @@ pub struct Verdict {
 pub enum PolicyError {
     #[error("cannot read the policies in {}; the directory must exist and be readable", .0.display())]
     Read(PathBuf, #[source] std::io::Error),
+    #[error("cannot read the policy file {}; it must be readable text in UTF-8", .0.display())]
+    ReadFile(PathBuf, #[source] std::io::Error),
     #[error("{} holds no .cedar file; without a policy nobody may do anything", .0.display())]
     None(PathBuf),
     #[error("{} is larger than {MAX_FILE} bytes", .0.display())]
@@ -49,69 +64,66 @@ pub enum PolicyError {
 
 impl Policies {
     pub fn load(directory: &Path) -> Result<Self, PolicyError> {
-        let unreadable = |error| PolicyError::Read(directory.to_owned(), error);
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(directory).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if path.extension().is_some_and(|extension| extension == "cedar") {
-                files.push(path);
-            }
-        }
-        if files.is_empty() {
-            return Err(PolicyError::None(directory.to_owned()));
-        }
-        files.sort();
-        let mut sources = Vec::with_capacity(files.len());
-        for path in files {
-            let unreadable = |error| PolicyError::Read(path.clone(), error);
-            if std::fs::metadata(&path).map_err(unreadable)?.len() > MAX_FILE {
-                return Err(PolicyError::TooLarge(path));
-            }
-            let text = std::fs::read_to_string(&path).map_err(unreadable)?;
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            sources.push((name, text));
-        }
-        Self::parse(&sources)
+        Self::parse(&Sources::read(directory)?)
     }
 
-    /// From named sources. A policy's id is its `@id` annotation, or its file's name and place in it.
-    pub fn parse(sources: &[(String, String)]) -> Result<Self, PolicyError> {
+    /// A policy's id is its `@id` annotation, or its file's name and place in it.
+    pub(super) fn parse(sources: &Sources) -> Result<Self, PolicyError> {
         let mut problems = Vec::new();
         let mut set = PolicySet::new();
-        for (file, text) in sources {
+        let (mut origins, mut places) = (HashMap::new(), HashMap::new());
+        for (file, text) in sources.iter() {
             match PolicySet::from_str(text) {
                 Ok(parsed) => {
                     if parsed.templates().next().is_some() {
                         problems.push(format!("{file}: a template has no meaning here; write the policy out"));
                     }
-                    for policy in in_order(&parsed) {
-                        if let Err(error) = set.add(policy.new_id(id_of(file, policy))) {
+                    // Most likely cut off while it was rewritten, and then the others are not what was meant.
+                    if parsed.policies().next().is_none() && parsed.templates().next().is_none() {
+                        problems.push(format!("{file}: holds no policy; write one, or remove the file"));
+                    }
+                    for (policy, line) in in_order(&parsed).into_iter().zip(lines(text)) {
+                        let policy = policy.new_id(id_of(file, policy));
+                        places.entry(policy.id().clone()).or_insert(Place { file: file.to_owned(), line });
+                        origins.entry(policy.id().clone()).or_insert((file, text));
+                        if let Err(error) = set.add(policy) {
                             problems.push(format!("{file}: {error}; give each policy an @id of its own"));
                         }
                     }
                 }
-                Err(errors) => problems.extend(errors.iter().map(|error| format!("{file}: {error}"))),
+                Err(errors) => problems.extend(errors.iter().map(|error| problem::of(file, text, error))),
             }
         }
         if problems.is_empty() {
             let result = Validator::new(SCHEMA_PARSED.clone()).validate(&set, ValidationMode::Strict);
-            problems.extend(result.validation_errors().map(|error| format!("policy {error}")));
+            problems.extend(result.validation_errors().map(|error| {
+                let (file, text) = origins.get(error.policy_id()).copied().unwrap_or_default();
+                problem::of(file, text, error)
+            }));
         }
         if !problems.is_empty() {
             return Err(PolicyError::Invalid(problems));
         }
-        // Each file goes in as the digest of its name and the digest of its text, so that no two sets run together.
-        let parts: Vec<Digest> = sources
-            .iter()
-            .flat_map(|(file, text)| [Digest::of(file.as_bytes()), Digest::of(text.as_bytes())])
-            .collect();
-        let hash = Digest::of_parts(&parts.iter().map(|part| part.0.as_slice()).collect::<Vec<_>>());
-        Ok(Self { set, authorizer: Authorizer::new(), hash })
+        let actions = |mentions: fn(&Json) -> bool| {
+            Action::ALL.into_iter().filter(|&action| in_doubt(&set, action, mentions)).collect()
+        };
+        let (context, labels) = (actions(mentions_context), actions(mentions_labels));
+        Ok(Self { set, authorizer: Authorizer::new(), places, hash: sources.hash(), context, labels })
     }
 
-    /// Names and bytes of all files, in order.
+    /// Over the schema, and the names and texts of all files in order.
     pub fn hash(&self) -> Digest {
         self.hash
+    }
+
+    /// Whether a decision on this action can turn with nothing but the time or the peer.
+    pub fn reads_context(&self, action: Action) -> bool {
+        self.context.contains(&action)
+    }
+
+    /// Whether a decision on this action can turn with the resource's labels; where not, nobody need look them up.
+    pub fn reads_labels(&self, action: Action) -> bool {
+        self.labels.contains(&action)
     }
 
     pub fn len(&self) -> usize {
@@ -130,7 +142,7 @@ impl Policies {
         resource: &Resource,
         circumstances: Circumstances,
     ) -> Verdict {
-        match question(caller, action, resource, circumstances) {
+        match question(&Profile::of(caller), action, resource, circumstances) {
             Ok((request, entities)) => {
                 let response = self.authorizer.is_authorized(&request, &self.set, &entities);
                 let errors: Vec<_> = response.diagnostics().errors().map(ToString::to_string).collect();
@@ -148,6 +160,45 @@ impl Policies {
 impl std::fmt::Debug for Policies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Policies({}, {})", self.len(), self.hash)
+    }
+}
+
+/// Whether some policy that can apply to the action mentions it. One whose text cannot be taken apart might.
+fn in_doubt(set: &PolicySet, action: Action, mentions: fn(&Json) -> bool) -> bool {
+    set.policies()
+        .filter(|policy| concerns(policy, action))
+        .any(|policy| policy.to_json().map_or(true, |json| mentions(&json)))
+}
+
+/// Whether the policy's scope lets it speak about the action.
+pub(super) fn concerns(policy: &Policy, action: Action) -> bool {
+    let names = |uid: &EntityUid| -> bool {
+        let id: &str = uid.id().as_ref();
+        id == action.as_str() || action.groups().contains(&id)
+    };
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(uid) => names(&uid),
+        ActionConstraint::In(uids) => uids.iter().any(names),
+    }
+}
+
+fn mentions_context(json: &Json) -> bool {
+    some_member(json, &|name, value| name == "Var" && value == "context")
+}
+
+/// The caller's tags are its claims; every other entity's might be the resource's labels.
+fn mentions_labels(json: &Json) -> bool {
+    some_member(json, &|name, value| {
+        (name == "hasTag" || name == "getTag") && value.pointer("/left/Var").is_none_or(|var| var != "principal")
+    })
+}
+
+fn some_member(json: &Json, wanted: &dyn Fn(&str, &Json) -> bool) -> bool {
+    match json {
+        Json::Object(members) => members.iter().any(|(name, value)| wanted(name, value) || some_member(value, wanted)),
+        Json::Array(items) => items.iter().any(|item| some_member(item, wanted)),
+        Json::String(_) | Json::Number(_) | Json::Bool(_) | Json::Null => false,
     }
 }
 
@@ -200,16 +251,16 @@ fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
 }
 
-type QuestionError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type QuestionError = Box<dyn std::error::Error + Send + Sync>;
 
-fn question(
-    caller: &Caller,
+pub(super) fn question(
+    caller: &Profile<'_>,
     action: Action,
     resource: &Resource,
     circumstances: Circumstances,
 ) -> Result<(Request, Entities), QuestionError> {
     let types = &*TYPES;
-    let workload = workload(caller)?;
+    let workload = caller.entity(&types.workload)?;
     let principal = workload.uid();
     let (resource_uid, mut entities) = match resource {
         Resource::Store(name) => {
@@ -244,26 +295,4 @@ fn question(
 fn datetime(millis: i64) -> Result<RestrictedExpression, QuestionError> {
     let time = jiff::Timestamp::from_millisecond(millis)?;
     Ok(RestrictedExpression::new_datetime(time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()))
-}
-
-fn workload(caller: &Caller) -> Result<Entity, QuestionError> {
-    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
-    let mut attributes: HashMap<String, RestrictedExpression> = HashMap::new();
-    if let Some(certificate) = caller.certificate() {
-        let mut fields = vec![
-            ("thumbprint".to_owned(), text(&certificate.thumbprint().to_string())),
-            (
-                "dnsNames".to_owned(),
-                RestrictedExpression::new_set(certificate.dns_names().iter().map(|name| text(name))),
-            ),
-        ];
-        fields.extend(certificate.common_name().map(|name| ("commonName".to_owned(), text(name))));
-        if let Some(id) = certificate.spiffe_id()? {
-            let spiffe = [("trustDomain".to_owned(), text(id.trust_domain())), ("path".to_owned(), text(id.path()))];
-            fields.push(("spiffe".to_owned(), RestrictedExpression::new_record(spiffe)?));
-        }
-        attributes.insert("certificate".to_owned(), RestrictedExpression::new_record(fields)?);
-    }
-    let tags = Vec::<(String, RestrictedExpression)>::new();
-    Ok(Entity::new_with_tags(uid(&TYPES.workload, caller.id()), attributes, [], tags)?)
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -23,7 +23,7 @@ use super::writer::Writer;
 use super::{Record, Settings};
 use crate::clock::{SharedClock, Timestamp};
 
-/// The audit log; clones share it. The last one dropped closes it.
+/// The audit log; clones share it. The last one dropped lets it finish; only [`Log::close`] waits for that.
 #[derive(Clone, Debug)]
 pub struct Log(Arc<Inner>);
 
@@ -104,7 +104,12 @@ impl Log {
         })?;
         let key = SigningKey::load_or_create(&settings.signing_key)?;
         key.publish(&path).map_err(|error| OpenError::Directory(path.clone(), error))?;
+        if settings.signing_key.parent().is_some_and(|folder| lies_in(folder, &path)) {
+            let key = settings.signing_key.display();
+            tracing::warn!(%key, "the audit signing key lies in the directory that it protects; keep it elsewhere");
+        }
         let tail = recover(&path, &PublicKeys::beside(&path)?)?;
+        tail.recovery.tell();
 
         let queue = Arc::new(Queue::default());
         let status = Arc::new(Status::default());
@@ -188,8 +193,18 @@ impl Inner {
 }
 
 impl Drop for Inner {
+    /// Lets the threads write what is queued and end by themselves: whoever drops the last handle, perhaps a runtime's
+    /// thread, does not wait for the disk. What was answered is in the kernel already.
     fn drop(&mut self) {
-        self.close();
+        self.queue.close();
+    }
+}
+
+/// Whether a folder is the log's directory or lies beneath it, whatever links lead there.
+fn lies_in(folder: &Path, directory: &Path) -> bool {
+    match (std::fs::canonicalize(folder), std::fs::canonicalize(directory)) {
+        (Ok(folder), Ok(directory)) => folder.starts_with(directory),
+        _ => false,
     }
 }
 

@@ -38,7 +38,7 @@ pub use draft::Draft;
 pub use key::{KeyError, PublicKeys};
 pub use log::{Commit, Failing, Health, Log, OpenError, Receipt, Unavailable};
 pub use record::{Decision, Item, Record};
-pub use recovery::{Cut, HeadState, Recovery};
+pub use recovery::{Cut, Damage, HeadState, Recovery};
 pub use report::{Problem, Report};
 pub use segment::{Loss, LossKind};
 pub use settings::{Mode, Settings};

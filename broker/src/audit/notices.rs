@@ -55,6 +55,11 @@ impl Notices {
                 body.text("cut_file", &cut.file);
                 body.number("cut_bytes", cut.bytes);
             }
+            if let Some(damage) = &found.damage {
+                body.text("damaged_file", &damage.file);
+                body.number("damaged_lines", damage.lines);
+                body.number("damaged_bytes", damage.bytes);
+            }
             if let Some((first, last)) = found.missing {
                 body.number("missing_first", first);
                 body.number("missing_last", last);

@@ -17,6 +17,8 @@ pub struct Report {
     pub unsigned_tail: u64,
     /// Bytes at the very end that make no whole line: a write in progress, or cut by a crash; a restart removes them.
     pub torn_bytes: u64,
+    /// Bytes of unfinished lines that restarts have cut and recorded.
+    pub cut_bytes: u64,
     pub problems: Vec<Problem>,
     /// Problems beyond those listed.
     pub more_problems: u64,
@@ -61,6 +63,9 @@ impl fmt::Display for Report {
         }
         if self.torn_bytes > 0 {
             write!(f, "; {} bytes of an unfinished line at the end", self.torn_bytes)?;
+        }
+        if self.cut_bytes > 0 {
+            write!(f, "; {} bytes of unfinished lines were cut at restarts", self.cut_bytes)?;
         }
         Ok(())
     }

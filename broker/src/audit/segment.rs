@@ -5,9 +5,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::directory;
+use super::log::Status;
 
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -17,7 +18,13 @@ pub(super) struct Segment {
     identity: (u64, u64),
     /// What the file holds at least; whoever finds less knows that somebody cut it.
     length: AtomicU64,
+    /// The last record in the file, and the last one of them known to be on the disk.
+    last: AtomicU64,
+    synced: AtomicU64,
+    /// The file's name is known to be on the disk.
+    named: AtomicBool,
     loss: OnceLock<LossKind>,
+    told: AtomicBool,
 }
 
 /// Why a file of the log stopped being trustworthy while it was written.
@@ -51,6 +58,18 @@ impl std::fmt::Display for LossKind {
     }
 }
 
+impl Loss {
+    /// Says so where operators look.
+    pub(super) fn tell(&self, status: &Status) {
+        let (kind, first, last) = (self.kind.name(), self.first, self.last);
+        tracing::error!(file = self.file, kind, first, last, "audit records in doubt");
+        status.change(|status| {
+            status.losses += 1;
+            status.loss = Some(self.clone());
+        });
+    }
+}
+
 impl LossKind {
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -75,16 +94,17 @@ impl Segment {
             }
             opened => opened?,
         };
-        Self::new(file, path, first)
+        Self::new(file, path, first, first.saturating_sub(1), 0)
     }
 
-    pub(super) fn resume(directory: &Path, name: &str, first: u64) -> io::Result<Self> {
+    /// A file that ends with the record `last`, where `synced` is the last one that the log's head vouches for.
+    pub(super) fn resume(directory: &Path, name: &str, first: u64, last: u64, synced: u64) -> io::Result<Self> {
         let path = directory.join(name);
         let file = OpenOptions::new().append(true).open(&path)?;
-        Self::new(file, path, first)
+        Self::new(file, path, first, last, synced)
     }
 
-    fn new(file: File, path: PathBuf, first: u64) -> io::Result<Self> {
+    fn new(file: File, path: PathBuf, first: u64, last: u64, synced: u64) -> io::Result<Self> {
         let found = file.metadata()?;
         Ok(Self {
             file,
@@ -92,7 +112,11 @@ impl Segment {
             first,
             identity: (found.dev(), found.ino()),
             length: AtomicU64::new(found.len()),
+            last: AtomicU64::new(last),
+            synced: AtomicU64::new(synced.max(first.saturating_sub(1))),
+            named: AtomicBool::new(false),
             loss: OnceLock::new(),
+            told: AtomicBool::new(false),
         })
     }
 
@@ -115,15 +139,36 @@ impl Segment {
         self.file.set_len(self.length())
     }
 
+    pub(super) fn last(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_last(&self, last: u64) {
+        self.last.store(last, Ordering::Release);
+    }
+
+    pub(super) fn is_named(&self) -> bool {
+        self.named.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_named(&self) {
+        self.named.store(true, Ordering::Release);
+    }
+
     /// Brings the file to the disk and looks whether it still is where it was. A loss is final.
     pub(super) fn sync(&self) -> Result<(), LossKind> {
+        let last = self.last();
         self.check_place();
         if self.loss.get().is_none()
             && let Err(error) = self.file.sync_data()
         {
             return Err(self.not_synced(&error));
         }
-        self.loss().map_or(Ok(()), Err)
+        if let Some(kind) = self.loss() {
+            return Err(kind);
+        }
+        self.synced.fetch_max(last, Ordering::AcqRel);
+        Ok(())
     }
 
     pub(super) fn not_synced(&self, error: &io::Error) -> LossKind {
@@ -146,6 +191,23 @@ impl Segment {
 
     pub(super) fn loss(&self) -> Option<LossKind> {
         self.loss.get().cloned()
+    }
+
+    /// What the log has to say about the file's loss; handed out once.
+    pub(super) fn take_loss(&self) -> Option<Loss> {
+        let kind = self.loss()?;
+        if self.told.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        Some(Loss { kind, file: self.name(), first: self.first_in_doubt(), last: self.last() })
+    }
+
+    /// Where doubt begins once the file is lost: a failed sync says nothing against what an earlier one had brought.
+    pub(super) fn first_in_doubt(&self) -> u64 {
+        match self.loss.get() {
+            Some(LossKind::NotSynced(_)) => self.synced.load(Ordering::Acquire) + 1,
+            Some(LossKind::Deleted | LossKind::Replaced | LossKind::Shortened) | None => self.first,
+        }
     }
 
     pub(super) fn remove(&self) {

@@ -79,6 +79,8 @@ struct Line<'a> {
     #[serde(borrow, default)]
     event: Cow<'a, str>,
     #[serde(default)]
+    cut_bytes: u64,
+    #[serde(default)]
     first: u64,
     #[serde(default)]
     last: u64,
@@ -151,6 +153,7 @@ impl Pass<'_> {
             "call" => self.report.calls += 1,
             _ => {}
         }
+        self.report.cut_bytes = self.report.cut_bytes.saturating_add(line.cut_bytes);
         // The chain shows every other hole by itself, but not one before its first file.
         if line.event == "lost" && line.first < self.report.first_sequence {
             let what = format!("says that records {} to {} were lost with their file", line.first, line.last);

@@ -12,7 +12,7 @@ use super::log::{Failing, Status, Unavailable};
 use super::notices::Notices;
 use super::queue::{Batch, Queue, Serving};
 use super::recovery::{HeadState, Tail};
-use super::segment::{Loss, LossKind, Segment};
+use super::segment::Segment;
 use super::syncer::Handoff;
 use super::verify::checkpoint_message;
 use super::{Mode, Settings};
@@ -106,6 +106,8 @@ impl Writer {
                 break;
             }
         }
+        self.handoff.look();
+        self.turn(&mut batch);
         if self.chain.last() > self.signed {
             let _ = self.seal();
         }
@@ -114,7 +116,7 @@ impl Writer {
     }
 
     fn turn(&mut self, batch: &mut Batch) {
-        self.notice_loss();
+        self.notice_losses();
         let overflow = self.queue.take_refused();
         if overflow > 0 {
             self.notices.refused(overflow, "the queue was full", self.clock.now());
@@ -220,7 +222,9 @@ impl Writer {
             return Ok(());
         }
         segment.sync().map_err(|kind| io::Error::other(kind.to_string()))?;
-        sync_names(self.directory.path())
+        sync_names(self.directory.path())?;
+        segment.set_named();
+        Ok(())
     }
 
     fn put(&mut self, segment: &Segment) -> io::Result<()> {
@@ -268,25 +272,18 @@ impl Writer {
         Head::sign(&self.key, &self.node, chain.last(), &chain.head, now)
     }
 
-    fn notice_loss(&mut self) {
-        let Some(kind) = self.segment.as_ref().and_then(|segment| segment.loss()) else {
+    /// After any loss the log goes on in a new file, since beginning one proves that the disk takes records.
+    fn notice_losses(&mut self) {
+        let mut losses = self.handoff.take_losses();
+        losses.extend(self.segment.as_ref().and_then(|segment| segment.take_loss()));
+        if losses.is_empty() {
             return;
-        };
-        let Some(segment) = self.segment.take() else {
-            return;
-        };
-        let synced = self.status.lock().synced_sequence;
-        let first = match kind {
-            LossKind::NotSynced(_) => synced + 1,
-            LossKind::Deleted | LossKind::Replaced | LossKind::Shortened => segment.first,
-        };
-        let loss = Loss { kind, file: segment.name(), first, last: self.chain.last() };
-        tracing::error!(file = loss.file, kind = loss.kind.name(), first, last = loss.last, "audit records in doubt");
-        self.status.change(|status| {
-            status.losses += 1;
-            status.loss = Some(loss.clone());
-        });
-        self.notices.losses.push(loss);
+        }
+        self.segment = None;
+        for loss in &losses {
+            loss.tell(&self.status);
+        }
+        self.notices.losses.extend(losses);
     }
 
     fn report_gap(&self) {
@@ -303,6 +300,7 @@ mod tests {
     use super::*;
     use crate::audit::key::PublicKeys;
     use crate::audit::recovery::recover;
+    use crate::audit::syncer::Syncer;
     use crate::audit::verify;
     use crate::clock::SystemClock;
 
@@ -350,6 +348,42 @@ mod tests {
         let next = writer.segment.clone().unwrap();
         assert_eq!(next.first, 4);
         let text = std::fs::read_to_string(folder.path().join("log").join(next.name())).unwrap();
+        assert!(text.contains(r#""how":"not synced","reason":"Input/output error (os error 5)","first":1,"last":3"#));
+        assert_eq!(verify(&folder.path().join("log"), None).unwrap().problems, []);
+    }
+
+    #[test]
+    fn a_failed_sync_of_a_sealed_file_is_told_with_its_range_and_stops_no_other_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(folder.path());
+        let queue = Queue::default();
+        writer.begin().unwrap();
+        let sealed = writer.segment.clone().unwrap();
+        writer.settings.roll_at = 1;
+        let (mut first, _answer) = batch(&queue);
+        writer.turn(&mut first);
+        let current = writer.segment.clone().unwrap();
+        assert_eq!((sealed.last(), current.first), (3, 4));
+        sealed.not_synced(&io::Error::from(rustix::io::Errno::IO));
+
+        let syncer = Syncer {
+            directory: folder.path().join("log"),
+            interval: Duration::ZERO,
+            handoff: Arc::clone(&writer.handoff),
+            status: Arc::clone(&writer.status),
+        };
+        syncer.turn();
+        syncer.turn();
+        assert_eq!(writer.status.lock().synced_sequence, 0, "lost records count as synced");
+        writer.settings.roll_at = 1024 * 1024;
+        let (mut second, _answer) = batch(&queue);
+        writer.turn(&mut second);
+        syncer.turn();
+        let status = writer.status.lock().clone();
+        assert_eq!(status.synced_sequence, status.last_sequence);
+        let loss = status.loss.unwrap();
+        assert_eq!((status.losses, loss.first, loss.last), (1, 1, 3));
+        let text = std::fs::read_to_string(folder.path().join("log").join(status.file)).unwrap();
         assert!(text.contains(r#""how":"not synced","reason":"Input/output error (os error 5)","first":1,"last":3"#));
         assert_eq!(verify(&folder.path().join("log"), None).unwrap().problems, []);
     }

@@ -1,13 +1,14 @@
 //! `keyferry dev`: a broker on loopback that needs nothing but a directory.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::dev_pki::{Authority, write_private};
-use super::{Complaint, say, serve};
+use super::dev_pki::{Authority, TRUST_DOMAIN, write_private};
+use super::{Complaint, dev_issuer, say, serve};
 use crate::clock::SystemClock;
 use crate::names::StoreName;
 use crate::providers::local::{LocalKey, LocalStore};
@@ -34,6 +35,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
             "dev mode serves on loopback only; for anything else write a configuration and `keyferry serve`".into()
         );
     }
+    // Before anything is rewritten: another dev's clients would lose their CA under their feet.
+    let _lock = lock(&args.dir)?;
     prepare(args)?;
     let config = super::load(&args.dir.join("keyferry.toml"))?;
     let (dir, in_path) = (args.dir.clone(), grpcurl_in_path());
@@ -41,6 +44,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
         say(&greeting(&dir, broker.grpc_address(), in_path));
         Ok(())
     })
+}
+
+fn lock(dir: &Path) -> Result<File, Complaint> {
+    std::fs::create_dir_all(dir).map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
+    let lock = File::create(dir.join("lock"))?;
+    lock.try_lock().map_err(|_| {
+        format!(
+            "another `keyferry dev` runs in {}; stop it, or give this one a --dir and --listen of its own",
+            dir.display()
+        )
+    })?;
+    Ok(lock)
 }
 
 /// Everything is made anew but what the secrets need: a broken experiment is cured by starting again.
@@ -53,6 +68,7 @@ fn prepare(args: &Args) -> Result<(), Complaint> {
         authority.issue_server(dir)?;
         authority.issue_client(dir, "client")?;
         authority.issue_client(dir, "operator")?;
+        dev_issuer::write(dir)?;
         let policy = dir.join("policy/dev.cedar");
         if !policy.exists() {
             write_private(&policy, POLICY)?;
@@ -76,6 +92,13 @@ admin = "{admin}"
 certificate = "server.pem"
 key = "server.key"
 client_ca = ["ca.pem"]
+trust_domains = {{ "{domain}" = "ca.pem" }}
+
+[issuers.dev]
+url = "{issuer}"
+audiences = ["{audience}"]
+keys = "issuer.jwks.json"
+maximum_lifetime = "168h"
 
 [policy]
 directory = "policy"
@@ -87,6 +110,9 @@ key_file = "secrets.key"
 "#,
         grpc = args.listen,
         admin = args.admin,
+        domain = TRUST_DOMAIN,
+        issuer = dev_issuer::ISSUER,
+        audience = dev_issuer::AUDIENCE,
     )
 }
 
@@ -127,7 +153,11 @@ Keyferry serves on {address}. Paste into another shell:
   kf {address} list
   kf -d '{{"name": "stores/local/secrets/hello"}}' {address} keyferry.v1.SecretService/GetSecret
   kf -d '{{"parent": "stores/local"}}' {address} keyferry.v1.SecretService/ListSecrets
-  kf -d '{{"name": "stores/local/secrets/api-key"}}' {address} keyferry.v1.SecretService/GetSecret   # denied: env=prod
+  kf -d '{{"name": "stores/local/secrets/api-key"}}' {address} keyferry.v1.SecretService/GetSecret   # hidden: env=prod
+
+As somebody with a token beside the certificate:
+
+  kf -H "authorization: Bearer $(cat {dir}/token.jwt)" {address} keyferry.v1.OperatorService/WhoAmI
 
 As the operator:
 

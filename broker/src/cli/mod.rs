@@ -3,8 +3,13 @@
 mod audit;
 mod check;
 mod dev;
+mod dev_issuer;
 mod dev_pki;
+mod explain;
+mod operator_client;
+mod policy;
 mod serve;
+mod whoami;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -30,6 +35,13 @@ enum Verb {
     Dev(dev::Args),
     /// Check a configuration file, the files it names, and the policies
     Check(check::Args),
+    /// Ask a broker who it takes you for
+    Whoami(whoami::Args),
+    /// Ask a broker whether a call would be admitted, and why; ends with 0 if allowed and with 3 if denied
+    Explain(Box<explain::Args>),
+    /// Work with policies
+    #[command(subcommand)]
+    Policy(policy::Verb),
     /// Work with the audit log
     #[command(subcommand)]
     Audit(audit::Verb),
@@ -51,6 +63,9 @@ pub fn run() -> ExitCode {
         Verb::Serve(args) => serve::run(&args),
         Verb::Dev(args) => dev::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Whoami(args) => whoami::run(&args),
+        Verb::Explain(args) => explain::run(&args),
+        Verb::Policy(verb) => policy::run(&verb),
         Verb::Audit(verb) => audit::run(&verb),
     };
     match outcome {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::problem::Place;
-use super::suggestion::nearest;
+use crate::suggestion::nearest;
 
 pub(super) const PREFIX: &str = "KEYFERRY_";
 
-/// Read by the program before there is a configuration.
-pub(super) const RESERVED: [&str; 1] = ["KEYFERRY_CONFIG"];
+/// Read by the program before there is a configuration, or by its verbs that call a broker.
+pub(super) const RESERVED: [&str; 6] =
+    ["KEYFERRY_CONFIG", "KEYFERRY_SERVER", "KEYFERRY_CA", "KEYFERRY_CERT", "KEYFERRY_KEY", "KEYFERRY_TOKEN_FILE"];
 
 /// The variables of this process; a name that is not Unicode cannot be one of ours.
 pub fn environment() -> impl Iterator<Item = (String, String)> {

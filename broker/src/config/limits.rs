@@ -30,7 +30,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Limits {
             streams_per_connection: s.with_default(
                 "streams_per_connection",
                 count(1..=100_000),
-                "1000",
+                "128",
                 "Calls under way on one connection.",
             ),
             header_bytes: s.with_default(
@@ -45,11 +45,17 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Limits {
                 "256KiB",
                 "A message that a caller sends.",
             ),
+            request_timeout: s.with_default(
+                "request_timeout",
+                duration("100ms", "1m"),
+                "5s",
+                "How long the message of a request may take to arrive.",
+            ),
             calls_in_flight: s.with_default(
                 "calls_in_flight",
                 count(1..=1_000_000),
                 "10000",
-                "Calls under way in the whole process; further ones are refused at once.",
+                "Calls under way in the whole process; further ones are refused at once. Health checks have as many places of their own.",
             ),
             default_deadline: s.with_default(
                 "default_deadline",

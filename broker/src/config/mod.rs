@@ -17,7 +17,6 @@ mod reader;
 mod reference;
 mod section;
 mod stores;
-mod suggestion;
 mod surroundings;
 mod tls;
 mod url;
@@ -29,17 +28,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::admission::QuotaSettings;
+use crate::identity::token::IssuerSettings;
 use crate::names::StoreName;
 use crate::transport::{Limits, TlsSettings};
 use crate::{audit, telemetry};
 
 pub use environment::environment;
 pub use identity::IdentitySettings;
-pub use issuers::{Algorithm, IssuerSettings};
 pub use listen::ListenSettings;
 pub use policy::PolicySettings;
 pub use problem::{Place, Problem, Problems};
-pub use quota::{Bucket, QuotaSettings};
 pub use reference::reference;
 pub use stores::{AzureStore, GcpStore, LocalStore, StoreSettings};
 pub use surroundings::NodeSettings;

@@ -1,30 +1,9 @@
 //! `[quota]`
 
-use std::time::Duration;
-
 use super::kind::{count, duration};
 use super::reader::Reader;
 use super::section::Section;
-
-/// What one caller may do, by the class of its calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuotaSettings {
-    pub read: Bucket,
-    pub mint: Bucket,
-    pub change: Bucket,
-    pub operate: Bucket,
-    /// A caller that touches more secrets than this within the window is taken for a scraper.
-    pub distinct_secrets: u32,
-    pub distinct_window: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bucket {
-    /// Calls per second.
-    pub rate: u32,
-    /// Calls at once, after a pause.
-    pub burst: u32,
-}
+use crate::admission::{Bucket, QuotaSettings};
 
 const ABOUT: &str = "What one caller may do, on each replica.";
 

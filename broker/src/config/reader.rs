@@ -13,7 +13,7 @@ use super::kind::FileUse;
 use super::problem::{Place, Problem, Problems};
 use super::reference::Page;
 use super::section::Section;
-use super::suggestion::nearest;
+use crate::suggestion::nearest;
 
 /// Suggestions for more wrong keys than this help nobody and cost time.
 const SUGGESTED: usize = 100;

@@ -53,8 +53,9 @@ pub(super) fn audit(reader: &mut Reader<'_>) -> audit::Settings {
         signing_key: s.with_default(
             "signing_key",
             file(FileUse::MadePrivately),
-            "audit/signing.key",
-            "Ed25519 key (PKCS#8 PEM) that signs checkpoints; made on first start where it is missing.",
+            "audit-signing.key",
+            "Ed25519 key (PKCS#8 PEM) that signs checkpoints; made on first start where it is missing. \
+             Keep it out of `directory`, which it protects.",
         ),
     })
 }

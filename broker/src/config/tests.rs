@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use super::reference::SMALLEST;
 use super::*;
+use crate::admission::Bucket;
 use crate::audit::Mode;
 use crate::identity::CertificateName;
+use crate::identity::token::{Algorithm, KeySource};
 use crate::transport::{ClientCertificate, TlsVersion};
 
 fn parse(text: &str) -> Result<Config, Problems> {
@@ -56,9 +58,10 @@ fn reads_every_section() {
     let corp = &config.issuers["corp"];
     assert_eq!(corp.url, "https://login.example.com/tenant/v2.0/");
     assert_eq!(corp.algorithms, [Algorithm::Es256, Algorithm::EdDsa]);
-    assert_eq!(corp.keys, Some("corp.jwks.json".into()));
+    assert_eq!(corp.keys, KeySource::Pinned("corp.jwks.json".into()));
+    assert_eq!(corp.name, "corp");
     assert_eq!(config.quota.read, Bucket { rate: 5, burst: 6 });
-    assert_eq!(config.identity.trust_domains["prod.example.com"], Path::new("prod-ca.pem"));
+    assert_eq!(config.tls.trust_domains["prod.example.com"], Path::new("prod-ca.pem"));
     let store = |id| &config.stores[&StoreName::from_id(id).unwrap()];
     let StoreSettings::Local(local) = store("local") else { panic!("{:?}", config.stores) };
     assert_eq!(local.file, Path::new("/var/lib/keyferry/store.redb"));
@@ -390,7 +393,7 @@ fn never_quotes_a_key() {
 fn resolves_paths_from_the_directory_of_the_file() {
     let config = Config::parse(SMALLEST, Path::new("/etc/keyferry/keyferry.toml"), [], "n").unwrap();
     assert_eq!(config.tls.certificate, Path::new("/etc/keyferry/server.pem"));
-    assert_eq!(config.audit.signing_key, Path::new("/etc/keyferry/audit/signing.key"));
+    assert_eq!(config.audit.signing_key, Path::new("/etc/keyferry/audit-signing.key"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `[tls]`
 
-use super::kind::{FileUse, duration, file, one_of};
+use super::kind::{FileUse, duration, file, made_of, one_of};
 use super::reader::Reader;
 use crate::transport::{ClientCertificate, TlsSettings, TlsVersion};
 
@@ -22,6 +22,9 @@ pub(super) fn read(reader: &mut Reader<'_>) -> TlsSettings {
                  Required, unless client certificates are optional."),
             client_crls: s.list_or_empty("client_crls", &readable(),
                 "Revocation lists (PEM or DER). With at least one, a certificate whose CA has no current list is refused."),
+            trust_domains: s.map("trust_domains", check_trust_domain, &readable(),
+                "SPIFFE trust domain → bundle (PEM) of the CAs that speak for it, among those of `client_ca`. \
+                 An id of a domain that is not listed, or whose certificate another CA issued, is refused."),
             client_certificate: s.with_default("client_certificate", one_of(client_certificate), "required",
                 "Whether a caller must present a certificate."),
             minimum_version: s.with_default("minimum_version", one_of(versions), "1.3",
@@ -35,5 +38,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> TlsSettings {
                                            write a list of paths, or client_certificate = \"optional\"");
         }
         tls
+    })
+}
+
+fn check_trust_domain(name: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+    made_of(name, 255, fits).map_err(|fault| {
+        format!("{fault}; a trust domain is made of lower-case letters, digits, dots, hyphens and underscores")
     })
 }

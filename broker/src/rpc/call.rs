@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::methods::Method;
-use crate::admission::{Action, Circumstances, Gate, Permit, Resource};
+use crate::admission::{Action, Circumstances, Gate, Permit, Refused, Resource};
 use crate::audit::{Decision, Draft, Receipt};
 use crate::clock::SharedClock;
 use crate::error::{Failure, Reason};
@@ -43,6 +43,7 @@ where
     match handle(call, message).await {
         Ok(disclose) => match draft.settle("OK").await {
             Some(Ok(receipt)) => Ok(Response::new(disclose(&receipt))),
+            Some(Err(unavailable)) if draft.is_announced() => Err(half_recorded(unavailable).into()),
             Some(Err(unavailable)) => Err(unrecorded(unavailable).into()),
             None => Err(Failure::new(Reason::Internal, "the call was put on record twice; report this").into()),
         },
@@ -73,35 +74,57 @@ pub fn unrecorded(cause: crate::audit::Unavailable) -> Failure {
     Failure::new(Reason::AuditUnavailable, message).caused_by(cause)
 }
 
+/// The change is on record as begun, so an auditor knows of it; the caller must not take this for "not done".
+fn half_recorded(cause: crate::audit::Unavailable) -> Failure {
+    let message = "the change was made, but the audit log failed before its outcome was recorded; look at the resource \
+                   before you repeat it";
+    Failure::new(Reason::AuditUnavailable, message).caused_by(cause)
+}
+
 impl Call {
-    /// Asks the gate for this method's own action.
+    /// The method's own action.
+    pub fn action(&self) -> Result<Action, Failure> {
+        self.method
+            .action()
+            .ok_or_else(|| Failure::new(Reason::Internal, "this method has no action to be permitted; report this"))
+    }
+
+    /// Asks the gate for the method's own action; the decision goes on record.
     pub fn admit(&self, resource: Resource) -> Result<Permit, Failure> {
-        match self.method.action() {
-            Some(action) => self.admit_to(action, resource),
-            None => Err(Failure::new(Reason::Internal, "this method has no action to be permitted; report this")),
-        }
+        let (action, name) = (self.action()?, resource.name());
+        let asked = self.ask(action, resource);
+        self.draft.note(|record| {
+            record.resource = Some(name);
+            (record.decision, record.policy) = match &asked {
+                Ok(permit) => (Decision::Allow, Some(permit.policy())),
+                Err(refused) if refused.allowed => (Decision::Allow, Some(refused.policy)),
+                Err(refused) => (Decision::Deny, Some(refused.policy)),
+            };
+        });
+        asked.map_err(|refused| refused.failure)
+    }
+
+    /// Asks the gate and leaves the record to the asker.
+    pub(super) fn ask(&self, action: Action, resource: Resource) -> Result<Permit, Refused> {
+        self.gate.admit(&self.caller, action, self.method.quota, resource, self.circumstances())
     }
 
     /// Whether policy would allow it, for leaving things out of a list. Not a permit, and not on record.
-    pub fn may(&self, action: Action, resource: Resource) -> bool {
-        self.gate.admit(&self.caller, action, resource, self.circumstances()).is_ok()
+    pub fn may(&self, action: Action, resource: &Resource) -> bool {
+        self.gate.allows(&self.caller, action, resource, self.circumstances())
+    }
+
+    /// Before anything is changed: the change goes on record as begun, or is not made.
+    pub async fn announce(&self) -> Result<(), Failure> {
+        self.draft.announce().await.map_err(|cause| {
+            let message =
+                "the audit log cannot be written, so nothing was changed; retry, and tell an operator if it lasts";
+            Failure::new(Reason::AuditUnavailable, message).caused_by(cause)
+        })
     }
 
     fn circumstances(&self) -> Circumstances {
         Circumstances { now: self.clock.now(), peer: self.peer.ip() }
-    }
-
-    pub fn admit_to(&self, action: Action, resource: Resource) -> Result<Permit, Failure> {
-        let name = resource.name();
-        let outcome = self.gate.admit(&self.caller, action, resource, self.circumstances());
-        self.draft.note(|record| {
-            record.resource = Some(name);
-            match &outcome {
-                Ok(permit) => (record.decision, record.policy) = (Decision::Allow, Some(permit.policy())),
-                Err(denied) => (record.decision, record.policy) = (Decision::Deny, Some(denied.policy)),
-            }
-        });
-        outcome.map_err(|denied| denied.failure)
     }
 }
 

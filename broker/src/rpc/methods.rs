@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::admission::Action;
+use crate::admission::{Action, QuotaClass};
 
 /// What holds for all calls of one method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +36,6 @@ pub enum Access {
     Caller,
     /// A caller whom policy permits this action.
     Policy(Action),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum QuotaClass {
-    None,
-    Read,
-    Change,
-    Mint,
-    Operate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

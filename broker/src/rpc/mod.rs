@@ -1,19 +1,24 @@
 //! Proto on the outside, domain on the inside: one file per service, one table of all methods.
 
 mod call;
+mod caller_message;
+mod explain;
 mod methods;
 mod operator;
 mod page_token;
 mod proto_time;
 mod rotations;
 mod router;
+mod secret_access;
+mod secret_messages;
 mod secrets;
 mod tokens;
 
 pub use call::{Call, unrecorded};
-pub use methods::{Access, AuditKind, METHOD_NAMES, METHODS, Method, QuotaClass, Service, find};
+pub(crate) use caller_message::{json_of, json_of_struct};
+pub use methods::{Access, AuditKind, METHOD_NAMES, METHODS, Method, Service, find};
 pub use operator::{OperatorRpc, StatusReport};
-pub use page_token::PageTokens;
+pub use page_token::{Binding, PageTokens};
 pub use proto_time::timestamp;
 pub use router::Router;
 pub use secrets::SecretRpc;

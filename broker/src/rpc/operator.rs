@@ -1,18 +1,19 @@
-//! `OperatorService`: who am I, and how is the broker.
+//! `OperatorService`: who am I, why may I not, and how is the broker.
 
 use std::sync::Arc;
 
 use keyferry_proto::v1::operator_service_server::OperatorService;
 use keyferry_proto::v1::{
-    BrokerStatus, CallerCertificate, ExplainAccessRequest, ExplainAccessResponse, GetStatusRequest, GetStatusResponse,
+    BrokerStatus, ExplainAccessRequest, ExplainAccessResponse, GetStatusRequest, GetStatusResponse,
     RefreshSecretRequest, RefreshSecretResponse, WhoAmIRequest, WhoAmIResponse,
 };
 use tonic::{Request, Response, Status};
 
 use super::call::{not_yet, reply};
-use super::proto_time::timestamp;
+use super::caller_message::caller_message;
 use crate::admission::Resource;
-use crate::identity::{Caller, Certificate};
+use crate::identity::token::TokenVerifier;
+use crate::secrets::Secrets;
 
 /// Gathers the status from the parts that the composition root knows.
 pub type StatusReport = dyn Fn() -> BrokerStatus + Send + Sync;
@@ -20,6 +21,10 @@ pub type StatusReport = dyn Fn() -> BrokerStatus + Send + Sync;
 #[derive(Clone)]
 pub struct OperatorRpc {
     pub status: Arc<StatusReport>,
+    /// For the labels that an explained decision turns on.
+    pub secrets: Secrets,
+    /// For the tokens that an operator has examined.
+    pub tokens: Arc<TokenVerifier>,
 }
 
 #[tonic::async_trait]
@@ -37,7 +42,7 @@ impl OperatorService for OperatorRpc {
         &self,
         request: Request<ExplainAccessRequest>,
     ) -> Result<Response<ExplainAccessResponse>, Status> {
-        reply(request, |_, _| not_yet("ExplainAccess")).await
+        reply(request, |call, message| async move { self.explain(&call, message).await }).await
     }
 
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
@@ -59,28 +64,5 @@ impl OperatorService for OperatorRpc {
 impl std::fmt::Debug for OperatorRpc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("OperatorRpc")
-    }
-}
-
-fn caller_message(caller: &Caller) -> keyferry_proto::v1::Caller {
-    keyferry_proto::v1::Caller {
-        id: caller.id().to_owned(),
-        certificate: caller.certificate().map(certificate_message),
-        token: None,
-        expire_time: Some(timestamp(caller.ends())),
-    }
-}
-
-fn certificate_message(certificate: &Certificate) -> CallerCertificate {
-    CallerCertificate {
-        subject: certificate.subject().to_owned(),
-        issuer: certificate.issuer().to_owned(),
-        spiffe_id: certificate.spiffe_id().ok().flatten().map(ToString::to_string).unwrap_or_default(),
-        dns_names: certificate.dns_names().to_vec(),
-        uris: certificate.uris().to_vec(),
-        sha256_fingerprint: certificate.thumbprint().to_string(),
-        serial_number: certificate.serial().to_owned(),
-        not_before_time: Some(timestamp(certificate.not_before())),
-        not_after_time: Some(timestamp(certificate.not_after())),
     }
 }

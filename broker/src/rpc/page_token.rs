@@ -10,6 +10,8 @@ use crate::error::{Failure, Reason};
 const DEFAULT_SIZE: usize = 50;
 const MAX_SIZE: i32 = 1000;
 const MAX_TOKEN: usize = 2048;
+/// Longer than any secret's id.
+const PLACE: usize = 256;
 
 /// Seals tokens with a key that lives as long as the process: a token from before a restart starts over.
 pub struct PageTokens(RandomizedNonceKey);
@@ -33,7 +35,9 @@ impl PageTokens {
     }
 
     pub fn seal(&self, place: &str, binding: Binding) -> Result<String, Failure> {
-        let mut sealed = place.as_bytes().to_vec();
+        // All of one length: the place is a name, and not always one that the caller may see.
+        let mut sealed = vec![0; PLACE.max(place.len())];
+        sealed[..place.len()].copy_from_slice(place.as_bytes());
         let nonce = self
             .0
             .seal_in_place_append_tag(Aad::from(binding.0.0), &mut sealed)
@@ -62,7 +66,8 @@ impl PageTokens {
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut sealed = sealed.to_vec();
         let place = self.0.open_in_place(nonce, Aad::from(binding.0.0), &mut sealed).ok()?;
-        String::from_utf8(place.to_vec()).ok()
+        let place = std::str::from_utf8(place).ok()?;
+        Some(place.trim_end_matches('\0').to_owned())
     }
 }
 
@@ -93,7 +98,7 @@ mod tests {
         let tokens = PageTokens::new().unwrap();
         let (mine, yours) = (Binding::of(&["me", "stores/a"]), Binding::of(&["mestores/", "a"]));
         let token = tokens.seal("last-name", mine).unwrap();
-        assert!(!token.contains("last"));
+        assert_eq!(token.len(), tokens.seal("a-much-longer-last-name", mine).unwrap().len());
         assert_eq!(tokens.open(&token, mine).unwrap().as_deref(), Some("last-name"));
         for (token, binding) in [(token.as_str(), yours), ("AAAA", mine), ("%%%", mine), (&token[1..], mine)] {
             assert_eq!(tokens.open(token, binding).unwrap_err().reason(), Reason::InvalidPageToken);

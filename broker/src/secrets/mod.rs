@@ -6,4 +6,4 @@ mod service;
 
 pub use bytes::SecretBytes;
 pub use provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, VersionInfo, VersionState};
-pub use service::{Demand, Read, Secrets, Source};
+pub use service::{Demand, Read, Secrets, Source, no_such_secret};

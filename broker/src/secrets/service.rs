@@ -57,15 +57,14 @@ impl Secrets {
         Self { stores: Arc::new(stores), clock }
     }
 
-    /// A secret's labels for policy to look at, before anything is permitted. A secret that does not exist has none,
-    /// so that whoever needs a label to be admitted cannot tell the two apart.
-    pub async fn labels(&self, secret: &SecretName) -> Result<Labels, Failure> {
+    /// A secret's labels for policy to look at, before anything is permitted; `None` where it does not exist.
+    pub async fn labels(&self, secret: &SecretName) -> Result<Option<Labels>, Failure> {
         let Ok(provider) = self.provider(secret) else {
-            return Ok(Labels::default());
+            return Ok(None);
         };
         match provider.describe(secret).await {
-            Ok(info) => Ok(info.labels),
-            Err(failure) if failure.reason() == Reason::SecretNotFound => Ok(Labels::default()),
+            Ok(info) => Ok(Some(info.labels)),
+            Err(failure) if failure.reason() == Reason::SecretNotFound => Ok(None),
             Err(failure) => Err(failure),
         }
     }
@@ -78,7 +77,7 @@ impl Secrets {
                 "this broker keeps no rotation log yet, so it has reached no revision; leave min_revision out";
             return Err(Failure::new(Reason::RevisionNotReached, message));
         }
-        let fetched = provider.fetch(secret, version).await?;
+        let fetched = provider.fetch(secret, version).await.map_err(in_our_words(secret))?;
         Ok(Read { secret: secret.clone(), fetched, source: Source::Provider, loaded: self.clock.now() })
     }
 
@@ -91,19 +90,19 @@ impl Secrets {
 
     pub async fn versions(&self, permit: &Permit, page: Page) -> Result<Listing<VersionInfo>, Failure> {
         let secret = permitted_secret(permit)?;
-        self.provider(secret)?.versions(secret, page).await
+        self.provider(secret)?.versions(secret, page).await.map_err(in_our_words(secret))
     }
 
     pub async fn describe(&self, permit: &Permit) -> Result<SecretInfo, Failure> {
         let secret = permitted_secret(permit)?;
-        self.provider(secret)?.describe(secret).await
+        self.provider(secret)?.describe(secret).await.map_err(in_our_words(secret))
     }
 
     pub async fn version(&self, permit: &Permit, id: &str) -> Result<VersionInfo, Failure> {
         let secret = permitted_secret(permit)?;
         let mut page = Page { size: 1000, token: None };
         loop {
-            let listing = self.provider(secret)?.versions(secret, page).await?;
+            let listing = self.provider(secret)?.versions(secret, page).await.map_err(in_our_words(secret))?;
             if let Some(found) = listing.items.into_iter().find(|version| &*version.id == id) {
                 return Ok(found);
             }
@@ -122,7 +121,7 @@ impl Secrets {
         creation: Option<Labels>,
     ) -> Result<VersionInfo, Failure> {
         let secret = permitted_secret(permit)?;
-        self.provider(secret)?.add(secret, payload, creation).await
+        self.provider(secret)?.add(secret, payload, creation).await.map_err(in_our_words(secret))
     }
 
     pub async fn set_enabled(
@@ -132,15 +131,11 @@ impl Secrets {
         enabled: bool,
     ) -> Result<VersionInfo, Failure> {
         let secret = permitted_secret(permit)?;
-        self.provider(secret)?.set_enabled(secret, version, enabled).await
+        self.provider(secret)?.set_enabled(secret, version, enabled).await.map_err(in_our_words(secret))
     }
 
     fn provider(&self, secret: &SecretName) -> Result<&Arc<dyn Provider>, Failure> {
-        let provider = self
-            .stores
-            .iter()
-            .find_map(|(name, provider)| (name.as_str() == secret.store()).then_some(provider))
-            .ok_or_else(|| no_store(secret.store()))?;
+        let provider = self.stores.get(secret.store()).ok_or_else(|| no_such_secret(secret))?;
         provider
             .check_name(secret)
             .map_err(|error| Failure::bad_field(Reason::InvalidName, "name", error.to_string()))?;
@@ -150,6 +145,16 @@ impl Secrets {
     fn store(&self, store: &StoreName) -> Result<&Arc<dyn Provider>, Failure> {
         self.stores.get(store).ok_or_else(|| no_store(store.as_str()))
     }
+}
+
+/// What whoever may ask hears of a secret that is not there, or that its labels hide from them.
+pub fn no_such_secret(secret: &SecretName) -> Failure {
+    Failure::new(Reason::SecretNotFound, format!("{secret} does not exist; ListSecrets shows what there is for you"))
+}
+
+/// Every store says it alike, so that hidden and absent cannot be told apart by the words.
+fn in_our_words(secret: &SecretName) -> impl FnOnce(Failure) -> Failure {
+    move |failure| if failure.reason() == Reason::SecretNotFound { no_such_secret(secret) } else { failure }
 }
 
 fn no_store(store: &str) -> Failure {

@@ -21,6 +21,7 @@ pub const DURATION_BOUNDS: [f64; 19] = [
 /// Shared by everything that counts.
 pub struct Metrics {
     pub panics: Counter,
+    pub log_lines_lost: Counter,
     pub spans: Exported,
     pub logs: Exported,
     pub metric_exports_failed: Counter,
@@ -68,6 +69,7 @@ impl Metrics {
         let reasons: Box<[_]> = reasons.into_iter().collect();
         Arc::new(Self {
             panics: Counter::default(),
+            log_lines_lost: Counter::default(),
             spans: Exported::default(),
             logs: Exported::default(),
             metric_exports_failed: Counter::default(),
@@ -120,6 +122,7 @@ impl Metrics {
             out.set_nonzero(&names::CALL_FAILURES, &[reason], counter.get());
         }
         out.set(&names::PANICS, &[], self.panics.get());
+        out.set(&names::LOG_LOST, &[], self.log_lines_lost.get());
         for (signal, exported) in [("traces", &self.spans), ("logs", &self.logs)] {
             out.set_nonzero(&names::EXPORT_SENT, &[signal], exported.sent.get());
             out.set_nonzero(&names::EXPORT_DROPPED, &[signal], exported.dropped.get());

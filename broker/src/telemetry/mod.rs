@@ -1,6 +1,7 @@
 //! What the broker says about itself: logs, metrics, traces, and the admin port where they are asked for.
 
 pub mod admin;
+mod lines;
 mod log;
 pub mod metrics;
 pub mod names;
@@ -28,6 +29,7 @@ pub struct Telemetry {
     traces: Traces,
     subscriber: Dispatch,
     exporter: Option<otlp::Exporter>,
+    lines: lines::LastLines,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +44,14 @@ pub enum Error {
     Scheme { endpoint: String },
     #[error("logging was set up twice in this process; report this")]
     Installed(#[source] tracing::dispatcher::SetGlobalDefaultError),
+    #[error("no thread could be started to write the log; raise the limit of processes")]
+    Thread(#[source] std::io::Error),
 }
 
 impl Telemetry {
     /// Within a Tokio runtime, where an OTLP endpoint is set. Nothing is logged before [`Telemetry::install`].
     pub fn start(settings: &Settings, node: &str, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        Self::start_logging_to(settings, node, metrics, std::io::stderr)
+        Self::start_logging_to(settings, node, metrics, std::io::stderr())
     }
 
     /// Makes its log the process's log.
@@ -63,26 +67,38 @@ impl Telemetry {
         self.traces
     }
 
-    /// Sends what is still queued, for at most that long; whether all of it was handled.
+    /// Sends and writes what is still queued, for at most that long; whether all of it was handled. What is logged
+    /// afterwards may be lost.
     pub async fn shutdown(self, grace: Duration) -> bool {
-        match self.exporter {
-            Some(exporter) => exporter.shutdown(grace).await,
-            None => true,
+        let exported = async {
+            match self.exporter {
+                Some(exporter) => exporter.shutdown(grace).await,
+                None => true,
+            }
+        };
+        // At the same time, so that neither a silent collector nor a stopped log reader takes the other's share.
+        let (exported, _) = tokio::join!(exported, self.lines.written(grace));
+        if !exported {
+            tracing::warn!("not everything reached the telemetry collector");
         }
+        exported & self.lines.written(lines::LAST_LINES).await
     }
 
-    fn start_logging_to<W>(settings: &Settings, node: &str, metrics: Arc<Metrics>, writer: W) -> Result<Self, Error>
-    where
-        W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
-    {
+    fn start_logging_to(
+        settings: &Settings,
+        node: &str,
+        metrics: Arc<Metrics>,
+        log: impl std::io::Write + Send + 'static,
+    ) -> Result<Self, Error> {
         let exporter = match &settings.otlp_endpoint {
             Some(endpoint) => Some(otlp::Exporter::start(endpoint, settings.otlp_interval, node, &metrics)?),
             None => None,
         };
-        let subscriber = log::subscriber(settings, writer, exporter.as_ref())?;
+        let lines = lines::Lines::start(log, settings.log_format, Arc::clone(&metrics)).map_err(Error::Thread)?;
+        let subscriber = log::subscriber(settings, lines.clone(), exporter.as_ref())?;
         metrics.register(process::sample);
         let traces = Traces { exported: exporter.is_some(), permille: settings.trace_permille };
-        Ok(Self { metrics, traces, subscriber, exporter })
+        Ok(Self { metrics, traces, subscriber, exporter, lines: lines::LastLines(lines) })
     }
 }
 

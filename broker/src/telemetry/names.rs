@@ -167,6 +167,14 @@ pub static DRAINING: Metric = gauge("keyferry.draining", "keyferry_draining", "1
 
 pub static PANICS: Metric = counter("keyferry.panics", "keyferry_panics_total", "Panics, each a bug.", "{panic}", &[]);
 
+pub static LOG_LOST: Metric = counter(
+    "keyferry.log.lost",
+    "keyferry_log_lines_lost_total",
+    "Log lines given up because whoever reads the log was too slow.",
+    "{line}",
+    &[],
+);
+
 pub static EXPORT_SENT: Metric = counter(
     "keyferry.telemetry.sent",
     "keyferry_telemetry_sent_total",
@@ -244,6 +252,7 @@ pub static ALL: &[&Metric] = &[
     &POLICY_REJECTED,
     &DRAINING,
     &PANICS,
+    &LOG_LOST,
     &EXPORT_SENT,
     &EXPORT_DROPPED,
     &EXPORT_FAILURES,

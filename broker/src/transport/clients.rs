@@ -1,5 +1,6 @@
 //! Which client certificates are trusted: the CAs that vouch for them and the lists that revoke them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,6 +43,27 @@ impl Clients {
             }
         }
         Ok(clients)
+    }
+
+    /// One verifier per SPIFFE trust domain: a CA speaks for the domains that the operator gave it and no others.
+    /// Revocation is not asked again, because every chain goes through the common verifier first.
+    pub(super) fn trust_domains(
+        files: &Files,
+        settings: &TlsSettings,
+        crypto: &Arc<CryptoProvider>,
+    ) -> Result<BTreeMap<String, Arc<dyn ClientCertVerifier>>, TlsError> {
+        let mut domains: BTreeMap<String, Arc<dyn ClientCertVerifier>> = BTreeMap::new();
+        for ((domain, path), pem) in settings.trust_domains.iter().zip(&files.trust_domains) {
+            let mut roots = RootCertStore::empty();
+            for (at, der) in certificates("trust domain's CA bundle", path, pem)?.into_iter().enumerate() {
+                roots.add(der).map_err(|_| TlsError::NotCa { path: path.clone(), number: at + 1 })?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(crypto))
+                .build()
+                .map_err(|source| TlsError::Verifier { source })?;
+            domains.insert(domain.clone(), verifier);
+        }
+        Ok(domains)
     }
 
     pub(super) fn cas(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustls::pki_types::CertificateDer;
 use rustls::{ProtocolVersion, ServerConnection};
@@ -48,6 +48,10 @@ pub enum CertificateRefusal {
     UnknownRevocation,
     #[error("no trusted client CA vouches for the client certificate")]
     Untrusted,
+    #[error("the client certificate's SPIFFE trust domain is not among [tls] trust_domains")]
+    UnknownTrustDomain,
+    #[error("the client certificate was issued by a CA that does not speak for its SPIFFE trust domain")]
+    ForeignTrustDomain,
     #[error("the client certificate is not acceptable")]
     Invalid,
 }
@@ -56,6 +60,7 @@ pub enum CertificateRefusal {
 struct Client {
     certificate: Arc<Certificate>,
     chain: Vec<CertificateDer<'static>>,
+    name: OnceLock<Option<Arc<str>>>,
     /// The last verdict in two words, so that a call pays two loads while nothing changes. `good_until` is written first
     /// and `judged_in` last: who sees the new generation sees its end too.
     judged_in: AtomicU64,
@@ -140,6 +145,21 @@ impl Connection {
         }
     }
 
+    /// The name that the certificate gives its holder, worked out by the first call and kept for the others.
+    pub fn name_once<E>(&self, name: impl FnOnce() -> Result<Option<Arc<str>>, E>) -> Result<Option<Arc<str>>, E> {
+        let Some(client) = &self.client else { return Ok(None) };
+        if let Some(known) = client.name.get() {
+            return Ok(known.clone());
+        }
+        Ok(client
+            .name
+            .get_or_init({
+                let name = name()?;
+                || name
+            })
+            .clone())
+    }
+
     /// What the client certificate says, in force or not; for records and logs, never for a decision.
     pub fn presented(&self) -> Option<&Certificate> {
         self.client.as_ref().map(|client| &*client.certificate)
@@ -153,14 +173,16 @@ impl Connection {
 
 impl Client {
     fn new(chain: &[CertificateDer<'static>], material: &Material, now: Timestamp) -> Result<Self, CertificateError> {
-        let good_until = next_change(chain, material, now);
-        Ok(Self {
+        let client = Self {
             certificate: Arc::new(Certificate::parse(&chain[0])?),
             chain: chain.to_vec(),
-            judged_in: AtomicU64::new(material.generation()),
-            good_until: AtomicU64::new(good_until.as_micros()),
-            verdict: Mutex::new(Verdict { generation: material.generation(), good_until, refusal: None }),
-        })
+            name: OnceLock::new(),
+            judged_in: AtomicU64::new(0),
+            good_until: AtomicU64::new(0),
+            verdict: Mutex::new(Verdict { generation: 0, good_until: Timestamp::from_micros(0), refusal: None }),
+        };
+        client.judge(material, now);
+        Ok(client)
     }
 
     fn refusal(&self, tls: &Tls) -> Option<CertificateRefusal> {
@@ -169,31 +191,35 @@ impl Client {
         if judged_now && now.as_micros() < self.good_until.load(Ordering::Acquire) {
             return None;
         }
-        self.judge(tls, now)
+        self.judge(&tls.current(), now)
     }
 
     #[cold]
-    fn judge(&self, tls: &Tls, now: Timestamp) -> Option<CertificateRefusal> {
+    fn judge(&self, material: &Material, now: Timestamp) -> Option<CertificateRefusal> {
         let mut verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        let material = tls.current();
         let stands = verdict.refusal.is_some() || now < verdict.good_until;
         if verdict.generation != material.generation() || !stands {
-            *verdict = match material.verify(&self.chain, now) {
-                Ok(()) => Verdict {
-                    generation: material.generation(),
-                    good_until: next_change(&self.chain, &material, now),
-                    refusal: None,
-                },
-                Err(error) => Verdict {
-                    generation: material.generation(),
-                    good_until: Timestamp::from_micros(0),
-                    refusal: Some(CertificateRefusal::of(&error)),
-                },
+            let refusal = self.verify(material, now).err();
+            let good_until = match refusal {
+                None => next_change(&self.chain, material, now),
+                Some(_) => Timestamp::from_micros(0),
             };
+            *verdict = Verdict { generation: material.generation(), good_until, refusal };
             self.good_until.store(verdict.good_until.as_micros(), Ordering::Release);
             self.judged_in.store(verdict.generation, Ordering::Release);
         }
         verdict.refusal
+    }
+
+    fn verify(&self, material: &Material, now: Timestamp) -> Result<(), CertificateRefusal> {
+        material.verify(&self.chain, now).map_err(|error| CertificateRefusal::of(&error))?;
+        // A SPIFFE id that is malformed is refused where identities are made, with the rule that it breaks.
+        let Ok(Some(id)) = self.certificate.spiffe_id() else { return Ok(()) };
+        match material.speaks_for(id.trust_domain(), &self.chain, now) {
+            Some(true) => Ok(()),
+            Some(false) => Err(CertificateRefusal::ForeignTrustDomain),
+            None => Err(CertificateRefusal::UnknownTrustDomain),
+        }
     }
 }
 
@@ -225,6 +251,8 @@ impl From<CertificateRefusal> for Failure {
             | CertificateRefusal::Revoked
             | CertificateRefusal::UnknownRevocation
             | CertificateRefusal::Untrusted
+            | CertificateRefusal::UnknownTrustDomain
+            | CertificateRefusal::ForeignTrustDomain
             | CertificateRefusal::Invalid => Reason::CertificateRejected,
         };
         Self::new(reason, format!("{refusal}; connect again with one that is accepted"))

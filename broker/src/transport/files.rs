@@ -18,6 +18,8 @@ pub(super) struct Files {
     pub(super) key: Zeroizing<Vec<u8>>,
     pub(super) client_ca: Vec<Vec<u8>>,
     pub(super) client_crls: Vec<Vec<u8>>,
+    /// In the order of their names.
+    pub(super) trust_domains: Vec<Vec<u8>>,
 }
 
 /// What a reading found, good or bad, in a form that compares: equal fingerprints mean that nothing changed.
@@ -39,6 +41,12 @@ impl Files {
                 .iter()
                 .map(|path| read("client revocation list", path))
                 .collect::<Result<_, _>>()?,
+            trust_domains: settings
+                .trust_domains
+                .values()
+                .filter(|_| asks)
+                .map(|path| read("trust domain's CA bundle", path))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -47,6 +55,7 @@ impl Files {
             .into_iter()
             .chain(self.client_ca.iter().map(Vec::as_slice))
             .chain(self.client_crls.iter().map(Vec::as_slice))
+            .chain(self.trust_domains.iter().map(Vec::as_slice))
     }
 }
 

@@ -173,6 +173,14 @@ impl Handshakes {
         Ok(HandshakeSlot { id, evicted, handshakes: Arc::clone(self) })
     }
 
+    /// Gives back a descriptor, when the process has none left, by ending the handshake that has taken longest.
+    pub(super) fn end_oldest(&self) {
+        if let Some((_, oldest)) = self.lock().pop_first() {
+            oldest.evicted.cancel();
+            self.freed.notify_one();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -280,6 +288,17 @@ mod tests {
         clock.advance(Duration::from_millis(200));
         assert_eq!(handshakes.try_begin(1).unwrap_err(), Duration::from_millis(300));
         assert!(!slot.evicted.is_cancelled());
+    }
+
+    #[test]
+    fn the_oldest_handshake_is_ended_when_descriptors_run_out() {
+        let handshakes = Handshakes::new(9, Stopwatch::start());
+        let first = handshakes.try_begin(0).unwrap();
+        let second = handshakes.try_begin(1).unwrap();
+        handshakes.end_oldest();
+        assert!(first.evicted.is_cancelled());
+        assert!(!second.evicted.is_cancelled());
+        assert_eq!(handshakes.lock().len(), 1);
     }
 
     #[tokio::test]

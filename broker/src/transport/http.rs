@@ -1,12 +1,17 @@
 //! How HTTP is spoken on a connection, and what one connection may hold.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use hyper::rt::Executor;
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto::Builder;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Protocol;
+use super::patience::patiently;
 use super::settings::Limits;
+use super::stats::{TransportStats, count};
 
 /// Enough for a message of full size without waiting for the peer's permission to go on.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -24,7 +29,12 @@ const HTTP1_MIN_BUFFER: usize = 8192;
 
 /// Calls run as tasks of their own; the tracker lets a drain wait for the last of them.
 #[derive(Clone, Debug)]
-pub(super) struct Calls(TaskTracker);
+pub(super) struct Calls {
+    tasks: TaskTracker,
+    /// How long a peer may leave what it was sent untaken.
+    patience: Duration,
+    stats: Arc<TransportStats>,
+}
 
 #[derive(Debug)]
 pub(super) struct Http {
@@ -33,8 +43,8 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(limits: &Limits, tasks: TaskTracker) -> Self {
-        let calls = Calls(tasks);
+    pub(super) fn new(limits: &Limits, tasks: TaskTracker, stats: Arc<TransportStats>) -> Self {
+        let calls = Calls { tasks, patience: limits.keepalive_interval + limits.keepalive_timeout, stats };
         Self { http1: http1(limits, calls.clone()), http2: http2(limits, calls) }
     }
 
@@ -51,7 +61,8 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, call: F) {
-        self.0.spawn(call);
+        let stats = Arc::clone(&self.stats);
+        self.tasks.spawn(patiently(call, self.patience, move || count(&stats.untaken)));
     }
 }
 

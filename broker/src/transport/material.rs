@@ -1,5 +1,6 @@
 //! What TLS serves with, made from one reading of the files after everything in it was checked against the rest.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub struct Material {
     warnings: Vec<String>,
     server: Arc<ServerConfig>,
     verifier: Arc<dyn ClientCertVerifier>,
+    trust_domains: BTreeMap<String, Arc<dyn ClientCertVerifier>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,7 @@ impl Material {
         let clients = Clients::parse(files, settings, now, &mut warnings)?;
         let (client_cas, crl_updates) = (clients.cas(), clients.crl_updates().to_vec());
         let verifier = clients.verifier(settings.client_certificate, &crypto)?;
+        let trust_domains = Clients::trust_domains(files, settings, &crypto)?;
         let server = server_config(key, Arc::clone(&verifier), settings, crypto, clock)?;
         Ok(Self {
             generation,
@@ -100,6 +103,7 @@ impl Material {
             warnings,
             server: Arc::new(server),
             verifier,
+            trust_domains,
         })
     }
 
@@ -138,6 +142,13 @@ impl Material {
     pub(super) fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<(), rustls::Error> {
         let (leaf, issuers) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         self.verifier.verify_client_cert(leaf, issuers, unix_time(now)).map(drop)
+    }
+
+    /// Whether a CA of this SPIFFE trust domain vouches for the chain; `None` for a domain that is not configured.
+    pub(super) fn speaks_for(&self, domain: &str, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<bool> {
+        let verifier = self.trust_domains.get(domain)?;
+        let (leaf, issuers) = chain.split_first()?;
+        Some(verifier.verify_client_cert(leaf, issuers, unix_time(now)).is_ok())
     }
 }
 

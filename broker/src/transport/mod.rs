@@ -1,14 +1,19 @@
 //! TLS connections in, HTTP requests out: the acceptor, its bounds, hot reload of certificates, and draining.
 
+mod answer;
+mod arriving;
 mod clients;
 pub mod connection;
 mod deadline;
+mod descriptors;
 pub mod drain;
 mod files;
 mod grpc_timeout;
 mod handshake;
 mod http;
 mod material;
+mod not_grpc;
+mod patience;
 mod request_id;
 pub mod server;
 pub mod settings;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::TryFutureExt as _;
+use futures_util::future::MapOk;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -21,9 +23,11 @@ use tower::util::Oneshot;
 
 use super::connection::{Connection, Protocol};
 use super::deadline::Punctual;
+use super::descriptors::are_exhausted;
 use super::drain::Drain;
 use super::handshake::{HandshakeFailure, HandshakeSlot, Handshakes};
 use super::http::Http;
+use super::patience::Watched;
 use super::settings::Limits;
 use super::stats::{TransportStats, count};
 use super::tls::Tls;
@@ -47,7 +51,7 @@ where
     let _held = drain.hold();
     let handshakes = Handshakes::new(limits.handshakes, tls.clock());
     let server = Arc::new(Server {
-        http: Http::new(limits, drain.tasks().clone()),
+        http: Http::new(limits, drain.tasks().clone(), Arc::clone(tls.stats())),
         limits: limits.clone(),
         tls,
         drain: drain.clone(),
@@ -87,6 +91,9 @@ where
             Err(error) => {
                 // Out of descriptors or memory: trying again at once would only burn the processor.
                 count(&server.stats().accept_errors);
+                if are_exhausted(&error) {
+                    handshakes.end_oldest();
+                }
                 tracing::warn!(%error, "cannot accept connections, pausing");
                 tokio::select! {
                     () = drain.started() => break,
@@ -236,13 +243,13 @@ impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
 where
     S: tower::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
 {
-    type Response = Response<Body>;
+    type Response = Response<Watched<Body>>;
     type Error = Infallible;
-    type Future = Oneshot<S, Request<Incoming>>;
+    type Future = MapOk<Oneshot<S, Request<Incoming>>, fn(Response<Body>) -> Self::Response>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(Arc::clone(&self.connection));
-        self.service.clone().oneshot(request)
+        self.service.clone().oneshot(request).map_ok(|response| response.map(Watched::new))
     }
 }
 

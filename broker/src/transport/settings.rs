@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ pub struct TlsSettings {
     pub client_ca: Vec<PathBuf>,
     /// PEM or DER revocation lists; with at least one, a certificate whose CA has no current list is refused.
     pub client_crls: Vec<PathBuf>,
+    /// SPIFFE trust domains, each with the bundle of the CAs that may speak for it.
+    pub trust_domains: BTreeMap<String, PathBuf>,
     pub client_certificate: ClientCertificate,
     pub minimum_version: TlsVersion,
     /// How often the files are looked at for a change.
@@ -40,6 +43,8 @@ pub struct Limits {
     pub streams_per_connection: u32,
     pub header_bytes: u32,
     pub message_bytes: usize,
+    /// How long a request's message may take to arrive.
+    pub request_timeout: Duration,
     /// Calls under way in the whole process; beyond it they are shed at once.
     pub calls_in_flight: usize,
     pub default_deadline: Duration,

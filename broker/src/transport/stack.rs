@@ -16,16 +16,21 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 
-use super::{Connection, RequestIds, grpc_timeout};
+use super::answer::Answer;
+use super::arriving::Arriving;
+use super::{Connection, Drain, RequestIds, grpc_timeout, not_grpc};
 use crate::admission::{Action, Gate};
 use crate::audit::{Draft, Log, Record};
 use crate::clock::SharedClock;
 use crate::error::{Failure, Reason};
+use crate::identity::token::Token;
 use crate::identity::{Authenticator, Certificate};
 use crate::rpc::{Access, AuditKind, Call, Method, Router, find, unrecorded};
 use crate::status::ReasonExt as _;
 use crate::telemetry::names::OTHER_METHOD;
 use crate::telemetry::{self, Metrics, TraceContext, Traces};
+
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
 /// The service under every connection.
 #[derive(Clone, Debug)]
@@ -34,6 +39,10 @@ pub struct Stack(Arc<Layers>);
 #[derive(Debug)]
 pub struct Layers {
     pub in_flight: Arc<Semaphore>,
+    /// Places of health checks and schema look-ups: neither they nor the other calls can crowd the others out.
+    pub quiet_in_flight: Arc<Semaphore>,
+    pub drain: Drain,
+    pub request_timeout: Duration,
     pub default_deadline: Duration,
     pub maximum_deadline: Duration,
     pub log: Log,
@@ -69,18 +78,37 @@ impl tower::Service<Request<Incoming>> for Stack {
 
 impl Layers {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        if let Some(response) = not_grpc::refuse(&request) {
+            // Counted, not audited: it touches nothing. The code is what gRPC makes of such an answer.
+            self.metrics.begin(usize::MAX).finish(Code::Unknown);
+            return response;
+        }
         let (place, method) = match find(request.uri().path()) {
             Some((place, method)) => (place, Some(method)),
             None => (usize::MAX, None),
         };
         let timer = self.metrics.begin(place);
         // Shed before anything is spent on the call. A shed call is counted, not audited: it touched nothing.
-        let response = match self.in_flight.try_acquire() {
-            Ok(_slot) => self.traced(method, request).await,
-            Err(_) => self.refusal(overloaded()),
+        let Ok(slot) = Arc::clone(self.places(method)).try_acquire_owned() else {
+            self.metrics.failed(Reason::Overloaded.name());
+            let response = refusal(overloaded());
+            timer.finish(code_of(&response));
+            return response;
         };
-        timer.finish(code_of(&response));
-        response
+        let response = self.traced(method, request).await;
+        let code = code_of(&response);
+        response.map(|body| {
+            let answer = Answer::new(body, code, timer, slot);
+            let streams = method.is_some_and(|method| method.streams);
+            Body::new(if streams { answer.until(self.drain.started_owned()) } else { answer })
+        })
+    }
+
+    fn places(&self, method: Option<&'static Method>) -> &Arc<Semaphore> {
+        match method {
+            Some(method) if method.audit == AuditKind::Quiet => &self.quiet_in_flight,
+            Some(_) | None => &self.in_flight,
+        }
     }
 
     async fn traced(&self, method: Option<&'static Method>, request: Request<Incoming>) -> Response<Body> {
@@ -103,7 +131,7 @@ impl Layers {
     ) -> Response<Body> {
         let Some(method) = method else {
             let draft = self.open_draft("unknown", "", &request, trace);
-            let refusal = self.noted(Some(&draft), unknown_method());
+            let refusal = noted(Some(&draft), unknown_method());
             return self.settle(&draft, refusal).await;
         };
         if method.audit == AuditKind::Quiet {
@@ -112,7 +140,7 @@ impl Layers {
         let action = method.action().map_or("", Action::as_str);
         let draft = self.open_draft(method.name(), action, &request, trace);
         let response = self.guarded(method, request, Some(&draft)).await;
-        let response = self.explained(&draft, response);
+        let response = explained(&draft, response);
         self.settle(&draft, response).await
     }
 
@@ -146,10 +174,11 @@ impl Layers {
     ) -> Response<Body> {
         let deadline = match self.deadline(method, request.headers()) {
             Ok(deadline) => deadline,
-            Err(failure) => return self.noted(draft, failure),
+            Err(failure) => return noted(draft, failure),
         };
         let work = AssertUnwindSafe(self.authenticated(method, request, draft)).catch_unwind();
         let outcome = match deadline {
+            Some(Duration::ZERO) => Ok(Err(too_late(Duration::ZERO))),
             Some(deadline) => {
                 tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Ok(Err(too_late(deadline))))
             }
@@ -157,8 +186,8 @@ impl Layers {
         };
         match outcome {
             Ok(Ok(response)) => response,
-            Ok(Err(failure)) => self.noted(draft, failure),
-            Err(_panic) => self.noted(draft, panicked()),
+            Ok(Err(failure)) => noted(draft, failure),
+            Err(_panic) => noted(draft, panicked()),
         }
     }
 
@@ -168,12 +197,17 @@ impl Layers {
         request: Request<Incoming>,
         draft: Option<&Arc<Draft>>,
     ) -> Result<Response<Body>, Failure> {
-        let mut request = request.map(Body::new);
+        let mut request = request
+            .map(|body| Body::new(Arriving::new(body, self.request_timeout, method.streams, draft.map(Arc::clone))));
         if method.access != Access::Anyone {
             let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or_else(no_connection)?;
-            let caller = self.authenticator.authenticate(&connection)?.ok_or_else(no_credential)?;
+            let authenticated = self.authenticator.authenticate(&connection, request.headers()).await?;
+            let caller = authenticated.ok_or_else(no_credential)?;
             if let Some(draft) = draft {
-                draft.note(|record| record.caller = Some(caller.shared_id()));
+                draft.note(|record| {
+                    record.caller = Some(caller.shared_id());
+                    record.token = caller.token().map(Token::digest);
+                });
                 request.extensions_mut().insert(Call {
                     method,
                     caller,
@@ -198,42 +232,54 @@ impl Layers {
 
     /// Puts the call on record, if its handler has not; an answer that cannot be recorded does not leave.
     async fn settle(&self, draft: &Draft, response: Response<Body>) -> Response<Body> {
+        if code_of(&response) != Code::Ok {
+            // What was closed before it failed is a success that could not be recorded.
+            self.metrics.failed(draft.outcome().unwrap_or(Reason::AuditUnavailable.name()));
+        }
         match draft.settle("OK").await {
             None | Some(Ok(_)) => response,
-            Some(Err(unavailable)) => self.refusal(unrecorded(unavailable)),
+            Some(Err(unavailable)) => refusal(unrecorded(unavailable)),
         }
     }
+}
 
-    /// tonic refuses what it cannot decode before a handler runs; its refusal gets a reason of ours.
-    fn explained(&self, draft: &Arc<Draft>, response: Response<Body>) -> Response<Body> {
-        if response.headers().contains_key("grpc-status-details-bin") {
-            return response;
-        }
-        let code = code_of(&response);
-        if code == Code::Ok {
-            return response;
-        }
-        let failure = if matches!(code, Code::OutOfRange | Code::ResourceExhausted) {
-            let message = "the message is larger than [limits] message_bytes allows; send less at a time";
-            Failure::new(Reason::MessageTooLarge, message)
-        } else {
-            let message = "the message could not be decoded; check that it was made from this version of the contract";
-            Failure::new(Reason::InvalidArgument, message)
-        };
-        self.noted(Some(draft), failure)
+/// tonic refuses what it cannot decode before a handler runs; its refusal gets a reason of ours.
+fn explained(draft: &Arc<Draft>, response: Response<Body>) -> Response<Body> {
+    if response.headers().contains_key("grpc-status-details-bin") {
+        return response;
     }
+    let code = code_of(&response);
+    if code == Code::Ok {
+        return response;
+    }
+    let accepted = response.headers().get(ACCEPT_ENCODING).cloned();
+    let failure = if matches!(code, Code::OutOfRange | Code::ResourceExhausted) {
+        let message = "the message is larger than [limits] message_bytes allows; send less at a time";
+        Failure::new(Reason::MessageTooLarge, message)
+    } else if code == Code::Unimplemented {
+        Failure::new(Reason::Unimplemented, "compressed messages are not accepted; send it uncompressed")
+    } else {
+        let message = "the message could not be decoded; check that it was made from this version of the contract";
+        Failure::new(Reason::InvalidArgument, message)
+    };
+    let mut explained = noted(Some(draft), failure);
+    if let Some(accepted) = accepted {
+        // Tells the client what it may use instead.
+        explained.headers_mut().insert(ACCEPT_ENCODING, accepted);
+    }
+    explained
+}
 
-    fn noted(&self, draft: Option<&Arc<Draft>>, failure: Failure) -> Response<Body> {
-        if let Some(draft) = draft {
-            draft.note(|record| record.outcome = failure.reason().name());
-        }
-        self.refusal(failure)
+/// For the record and for the caller.
+fn noted(draft: Option<&Arc<Draft>>, failure: Failure) -> Response<Body> {
+    if let Some(draft) = draft {
+        draft.note(|record| record.outcome = failure.reason().name());
     }
+    refusal(failure)
+}
 
-    fn refusal(&self, failure: Failure) -> Response<Body> {
-        self.metrics.failed(failure.reason().name());
-        Status::from(failure).into_http()
-    }
+fn refusal(failure: Failure) -> Response<Body> {
+    Status::from(failure).into_http()
 }
 
 /// An answer without a status in its headers has it in its trailers: its message was accepted and encoded.
@@ -265,5 +311,8 @@ fn no_connection() -> Failure {
 }
 
 fn no_credential() -> Failure {
-    Failure::new(Reason::CredentialMissing, "no credential was presented; connect with a client certificate")
+    Failure::new(
+        Reason::CredentialMissing,
+        "no credential was presented; connect with a client certificate, send a bearer token, or both",
+    )
 }

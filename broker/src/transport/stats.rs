@@ -12,6 +12,7 @@ pub struct TransportStats {
     pub(super) cut_off: AtomicU64,
     pub(super) broken: AtomicU64,
     pub(super) timed_out: AtomicU64,
+    pub(super) untaken: AtomicU64,
     pub(super) reloads: AtomicU64,
     pub(super) reload_failures: AtomicU64,
     handshake_failures: [AtomicU64; HandshakeFailure::ALL.len()],
@@ -56,6 +57,11 @@ impl TransportStats {
     /// Connections closed because the peer sent nothing after its handshake, or stopped reading.
     pub fn timed_out(&self) -> u64 {
         self.timed_out.load(Ordering::Relaxed)
+    }
+
+    /// Calls whose peer did not take their answer.
+    pub fn untaken(&self) -> u64 {
+        self.untaken.load(Ordering::Relaxed)
     }
 
     pub fn reloads(&self) -> u64 {

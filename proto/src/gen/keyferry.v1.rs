@@ -1728,8 +1728,8 @@ pub mod operator_service_client {
         /// Tells whether a call would be admitted, and why: which policy decided, which attribute or claim did not match, what
         /// skew or audience was seen. Changes nothing and uses up nobody's quota.
         ///
-        /// Action: ExplainAccess on the broker to ask about another; about itself, ExplainSelf, and then policies are told by
-        /// id only.
+        /// Action: ExplainAccess on the broker to ask about another or to have a token examined; about itself, ExplainSelf, and
+        /// then who may not ExplainAccess is told policies by id only, and a secret that it cannot see as absent.
         pub async fn explain_access(
             &mut self,
             request: impl tonic::IntoRequest<super::ExplainAccessRequest>,
@@ -1836,8 +1836,8 @@ pub mod operator_service_server {
         /// Tells whether a call would be admitted, and why: which policy decided, which attribute or claim did not match, what
         /// skew or audience was seen. Changes nothing and uses up nobody's quota.
         ///
-        /// Action: ExplainAccess on the broker to ask about another; about itself, ExplainSelf, and then policies are told by
-        /// id only.
+        /// Action: ExplainAccess on the broker to ask about another or to have a token examined; about itself, ExplainSelf, and
+        /// then who may not ExplainAccess is told policies by id only, and a secret that it cannot see as absent.
         async fn explain_access(
             &self,
             request: tonic::Request<super::ExplainAccessRequest>,

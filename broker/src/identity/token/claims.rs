@@ -48,6 +48,13 @@ impl Claims {
         Ok(Self { text: flat.text.into(), values: flat.values.into(), group_overage: has_group_overage(payload) })
     }
 
+    /// Of a caller that is described and was never authenticated, from the JSON that its token would hold.
+    pub fn described(payload: &[u8]) -> Result<Self, Rejection> {
+        let payload =
+            super::json::read_object(payload).map_err(|error| Rejection::Malformed(error.to_string().into()))?;
+        Self::flatten(&payload)
+    }
+
     /// The values of one claim; none where it is absent.
     pub fn get(&self, path: &str) -> impl Iterator<Item = &str> {
         let start = self.values.partition_point(|value| self.slice(value.path) < path);

@@ -10,7 +10,7 @@ use super::algorithm::Algorithm;
 
 pub const MAX_LEEWAY: Duration = Duration::from_secs(60);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerSettings {
     /// Stands in identities: `oidc/<name>/<sub>`. Lower-case letters, digits and hyphens, a letter first.
     pub name: String,
@@ -30,7 +30,7 @@ pub struct IssuerSettings {
     pub maximum_key_age: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// A file with a JSON Web Key Set; read again at every refresh.
     Pinned(PathBuf),

@@ -116,7 +116,7 @@ fn telemetry(endpoint: String) -> Telemetry {
         trace_permille: 1_000,
     };
     let metrics = Metrics::new([METHOD], [], Arc::new(SystemClock));
-    Telemetry::start_logging_to(&settings, "node-1", metrics, std::io::sink).unwrap()
+    Telemetry::start_logging_to(&settings, "node-1", metrics, std::io::sink()).unwrap()
 }
 
 /// As a layer would do for each call.

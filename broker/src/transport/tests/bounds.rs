@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use http::{Request, StatusCode};
 use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::version::TLS13;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -77,6 +79,41 @@ async fn a_peer_that_stops_reading_is_closed() {
     let mut stream = broker.dial(config).await.unwrap();
     stream.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     until(|| broker.tls.stats().timed_out() == 1 && broker.tls.stats().open() == 0).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_taken_is_dropped_and_its_connection_goes_on() {
+    let files = Files::new();
+    let short = Limits { keepalive_interval: Duration::from_millis(250), ..limits() };
+    let short = Limits { keepalive_timeout: Duration::from_millis(250), ..short };
+    for window in [0, 1, 4096] {
+        let broker = Broker::with(files.settings(), short.clone()).await;
+        let stream = broker.dial(config(Some(&ours().client("cart", 1)), &TLS13)).await.unwrap();
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .handshake::<_, Empty<hyper::body::Bytes>>(TokioIo::new(stream))
+            .await
+            .unwrap();
+        let connection = tokio::spawn(connection);
+        let mut untaken = Vec::new();
+        for _ in 0..3 {
+            sender.ready().await.unwrap();
+            let request = Request::get("https://localhost/large").body(Empty::new()).unwrap();
+            // Its head arrives; nobody reads its body.
+            untaken.push(sender.send_request(request).await.unwrap());
+        }
+        until(|| broker.tls.stats().untaken() == 3).await;
+        assert_eq!(broker.tls.stats().open(), 1);
+        assert!(!connection.is_finished());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_taken_arrives_whole() {
+    let broker = Broker::start(&Files::new()).await;
+    let mut client = broker.client(&ours().client("cart", 1)).await;
+    assert_eq!(client.call("/large").await.unwrap().len(), 64 * 1024 * 1024);
+    assert_eq!(broker.tls.stats().untaken(), 0);
 }
 
 #[tokio::test]

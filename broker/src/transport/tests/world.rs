@@ -163,6 +163,7 @@ impl Files {
             key: self.path("server.key"),
             client_ca: vec![self.path("ca.pem")],
             client_crls: vec![],
+            trust_domains: [("test.example".to_owned(), self.path("ca.pem"))].into(),
             client_certificate: ClientCertificate::Required,
             minimum_version: TlsVersion::V1_3,
             reload_interval: Duration::from_millis(20),
@@ -170,7 +171,7 @@ impl Files {
     }
 }
 
-pub(super) fn limits() -> Limits {
+pub(in crate::transport) fn limits() -> Limits {
     Limits {
         connections: 1000,
         handshakes: 100,
@@ -178,6 +179,7 @@ pub(super) fn limits() -> Limits {
         streams_per_connection: 100,
         header_bytes: 16 * 1024,
         message_bytes: 256 * 1024,
+        request_timeout: Duration::from_secs(30),
         calls_in_flight: 1000,
         default_deadline: Duration::from_secs(30),
         maximum_deadline: Duration::from_secs(60),
@@ -240,14 +242,23 @@ impl Broker {
     }
 
     pub(super) async fn try_client(&self, identity: &Identity) -> Result<Client, String> {
+        let mut client = self.try_connected(identity).await?;
+        client.call("/").await?;
+        Ok(client)
+    }
+
+    /// An HTTP/2 connection on which nothing was called yet.
+    pub(super) async fn connected(&self, identity: &Identity) -> Client {
+        self.try_connected(identity).await.unwrap()
+    }
+
+    async fn try_connected(&self, identity: &Identity) -> Result<Client, String> {
         let stream = self.dial(config(Some(identity), &TLS13)).await.map_err(text)?;
         let server = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
         let io = TokioIo::new(stream);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(text)?;
         let connection = tokio::spawn(async { drop(connection.await) });
-        let mut client = Client { sender, connection, server };
-        client.call("/").await?;
-        Ok(client)
+        Ok(Client { sender, connection, server })
     }
 
     /// The alert by which the broker turns this client away.

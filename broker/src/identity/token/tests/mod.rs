@@ -1,6 +1,5 @@
 //! Token verification from outside: its rules, its keys, published vectors, and mutations.
 
-mod figures;
 mod key_server;
 mod keys;
 mod mutations;

@@ -1,0 +1,156 @@
+//! Permits for secrets, and reads that hold one.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt as _};
+use keyferry_proto::v1::GetSecretRequest;
+
+use super::call::Call;
+use super::secret_messages::{bad_name, demand, printable};
+use super::secrets::SecretRpc;
+use crate::admission::{Action, Permit, Refused, Resource};
+use crate::audit::{Decision, Item};
+use crate::error::{Failure, Reason};
+use crate::names::{SecretName, VersionName};
+use crate::secrets::{Labels, Read, no_such_secret};
+use crate::status::ReasonExt as _;
+
+const MAX_BATCH: usize = 100;
+const BATCH_PARALLELISM: usize = 16;
+/// A client takes 4 MiB by default.
+const MAX_BATCH_BYTES: usize = 3 << 20;
+
+/// One entry of a batch, and what became of it.
+pub(super) struct Attempt {
+    pub(super) name: String,
+    pub(super) decision: Decision,
+    pub(super) result: Result<Read, Failure>,
+}
+
+impl SecretRpc {
+    /// One read, with the permit it needs.
+    pub(super) async fn read(&self, call: &Call, request: &GetSecretRequest) -> Result<Read, Failure> {
+        let (name, _) = VersionName::parse_or_latest(&request.name).map_err(bad_name("name"))?;
+        let demand = demand(request)?;
+        let permit = self.admit(call, &name.secret).await?;
+        self.secrets.get(&permit, &name.version, demand).await
+    }
+
+    pub(super) async fn read_all(&self, call: &Call, requests: Vec<GetSecretRequest>) -> Result<Vec<Attempt>, Failure> {
+        if !(1..=MAX_BATCH).contains(&requests.len()) {
+            let description = format!("has {} entries; send 1 to {MAX_BATCH}", requests.len());
+            return Err(Failure::bad_field(Reason::InvalidArgument, "requests", description));
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = requests.iter().find(|request| !seen.insert(&request.name)) {
+            let description = format!("names {:?} twice; name each secret once", printable(&twice.name));
+            return Err(Failure::bad_field(Reason::InvalidArgument, "requests", description));
+        }
+        let reads: Vec<_> = requests.into_iter().map(|request| self.attempt(call, request)).collect();
+        let mut attempts: Vec<_> = stream::iter(reads).buffered(BATCH_PARALLELISM).collect().await;
+        bound(&mut attempts);
+        Ok(attempts)
+    }
+
+    async fn attempt(&self, call: &Call, request: GetSecretRequest) -> Attempt {
+        let mut decision = Decision::None;
+        let result = async {
+            let (name, _) = VersionName::parse_or_latest(&request.name).map_err(bad_name("name"))?;
+            let demand = demand(&request)?;
+            let asked = self.ask(call, Action::GetSecret, &name.secret, None).await;
+            decision = decision_of(&asked);
+            let permit = asked.map_err(|refused| refused.failure)?;
+            self.secrets.get(&permit, &name.version, demand).await
+        };
+        let result = result.await;
+        Attempt { name: request.name, decision, result }
+    }
+
+    /// The permit for the call's own action on one secret; the decision goes on record.
+    pub(super) async fn admit(&self, call: &Call, secret: &SecretName) -> Result<Permit, Failure> {
+        self.admit_with(call, secret, None).await
+    }
+
+    /// `creation`: the labels that the secret will have if it does not exist yet.
+    pub(super) async fn admit_with(
+        &self,
+        call: &Call,
+        secret: &SecretName,
+        creation: Option<&Labels>,
+    ) -> Result<Permit, Failure> {
+        call.draft.note(|record| record.resource = Some(secret.shared()));
+        let asked = self.ask(call, call.action()?, secret, creation).await;
+        call.draft.note(|record| {
+            record.decision = decision_of(&asked);
+            record.policy = Some(asked.as_ref().map_or_else(|refused| refused.policy, Permit::policy));
+        });
+        asked.map_err(|refused| refused.failure)
+    }
+
+    /// A secret that its labels hide from the caller is answered like one that is not there.
+    async fn ask(
+        &self,
+        call: &Call,
+        action: Action,
+        secret: &SecretName,
+        creation: Option<&Labels>,
+    ) -> Result<Permit, Refused> {
+        let resource = |labels: Labels| Resource::Secret(secret.clone(), labels);
+        // Where no policy reads a label, the store need not be asked before the caller is known to be permitted.
+        let found = if call.gate.policies().current().reads_labels(action) {
+            self.secrets.labels(secret).await
+        } else {
+            Ok(None)
+        };
+        let hidden = |refused: Refused| Refused { failure: no_such_secret(secret), ..refused };
+        match found {
+            Ok(None) => call.ask(action, resource(creation.cloned().unwrap_or_default())),
+            Ok(Some(labels)) => call.ask(action, resource(labels)).map_err(|refused| {
+                let by_label = !refused.allowed && call.may(action, &resource(Labels::default()));
+                if by_label { hidden(refused) } else { refused }
+            }),
+            // Undecided. Who would be refused without labels hears that, and not how the store is.
+            Err(failure) => match call.ask(action, resource(Labels::default())) {
+                Ok(permit) => Err(Refused { failure, policy: permit.policy(), allowed: false }),
+                Err(refused) => Err(refused),
+            },
+        }
+    }
+}
+
+impl Attempt {
+    /// As the audit record has it.
+    pub(super) fn item(&self) -> Item {
+        let (resource, version, outcome, source) = match &self.result {
+            Ok(read) => (read.secret.shared(), Some(Arc::clone(&read.fetched.version.id)), "OK", read.source.as_str()),
+            Err(failure) => (printable(&self.name).into(), None, failure.reason().name(), ""),
+        };
+        Item { resource, version, decision: self.decision, outcome, source }
+    }
+}
+
+fn decision_of(asked: &Result<Permit, Refused>) -> Decision {
+    match asked {
+        Ok(_) => Decision::Allow,
+        Err(refused) if refused.allowed => Decision::Allow,
+        Err(_) => Decision::Deny,
+    }
+}
+
+/// Leaves out what would make the answer too large to be received.
+fn bound(attempts: &mut [Attempt]) {
+    let mut bytes = 0;
+    for attempt in attempts {
+        let Ok(read) = &attempt.result else { continue };
+        let grown = bytes + read.fetched.payload.len();
+        if grown > MAX_BATCH_BYTES {
+            let message = format!(
+                "left out, as the answer would hold over {MAX_BATCH_BYTES} bytes; ask for it in a batch of its own"
+            );
+            attempt.result = Err(Failure::new(Reason::MessageTooLarge, message));
+        } else {
+            bytes = grown;
+        }
+    }
+}
