@@ -162,7 +162,7 @@ impl Broker {
             maximum_deadline: config.limits.maximum_deadline,
             log,
             clock,
-            authenticator: Authenticator::new(config.identity.certificate_names, Arc::clone(&parts.tokens)),
+            authenticator: Arc::new(Authenticator::new(config.identity.certificate_names, Arc::clone(&parts.tokens))),
             gate,
             router: Router::new(secrets, operator, health_service, config.limits.message_bytes)?,
             request_ids: RequestIds::new()?,

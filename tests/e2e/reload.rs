@@ -4,11 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use keyferry_broker::clock::SystemClock;
 use keyferry_proto::v1::GetStatusRequest;
-use keyferry_tests::broker::{TestBroker, get};
+use keyferry_tests::broker::{TestBroker, get, prepare};
+use keyferry_tests::issuer::Issuer;
 use keyferry_tests::pki::Ca;
+use tokio_stream::StreamExt as _;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
-use crate::status::refused;
+use crate::status::{reason, refused};
 
 /// Asks again and again, for a bounded time, until it holds.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
@@ -106,6 +112,44 @@ async fn a_ca_that_is_withdrawn_ends_the_rights_of_open_connections() {
     let now = async || broker.broker.parts().tls.status().generation != generation;
     eventually("the new CA is in force", now).await;
     assert_eq!(refused(get(&mut client, "db").await), "CERTIFICATE_REJECTED");
+}
+
+/// Opens a stream that its client would keep for ever.
+async fn open_stream(
+    channel: tonic::transport::Channel,
+    token: Option<&str>,
+) -> tonic::Streaming<ServerReflectionResponse> {
+    let ask = ServerReflectionRequest { host: String::new(), message_request: Some(ListServices(String::new())) };
+    // Never closed from this side.
+    let mut request = tonic::Request::new(tokio_stream::once(ask).chain(tokio_stream::pending()));
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    let mut stream = ServerReflectionClient::new(channel).server_reflection_info(request).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().is_some());
+    stream
+}
+
+#[tokio::test]
+async fn what_opened_a_stream_ends_it_when_it_is_out_of_force() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new("test CA");
+    prepare(directory.path(), &ca, &Issuer::configuration());
+    let issuer = Issuer::new("k1");
+    issuer.write_keys(directory.path());
+    let broker = TestBroker::start_in(directory, ca, Arc::new(SystemClock)).await;
+    let token = issuer.token("watcher", &serde_json::json!({}));
+    let mut by_token = open_stream(broker.channel(&broker.client).await, Some(&token)).await;
+    let mut by_certificate = open_stream(broker.channel(&broker.client).await, None).await;
+
+    let within = Duration::from_secs(30);
+    Issuer::new("k2").write_keys(broker.path());
+    let end = tokio::time::timeout(within, by_token.message()).await.unwrap().unwrap_err();
+    assert_eq!(reason(&end), "TOKEN_KEY_UNKNOWN");
+
+    std::fs::write(broker.path().join("ca.pem"), Ca::new("another CA").pem()).unwrap();
+    let end = tokio::time::timeout(within, by_certificate.message()).await.unwrap().unwrap_err();
+    assert_eq!(reason(&end), "CERTIFICATE_REJECTED");
 }
 
 /// SHA-256 of the leaf that a new connection is shown, in hexadecimal.

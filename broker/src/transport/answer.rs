@@ -5,34 +5,34 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use hyper::body::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use crate::error::{Failure, Reason};
 use crate::telemetry::CallTimer;
 
 /// An answer's body, which keeps its call's place until it was taken: the place bounds the memory that answers occupy.
-#[derive(Debug)]
 pub(super) struct Answer {
     body: Body,
     /// As the head tells it; the trailers know better.
     code: Code,
     timer: Option<CallTimer>,
-    /// For a stream, which would otherwise go on for as long as the drain lets it.
-    drained: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// For a stream: why it must end now, though its peer and its handler would go on.
+    end: Option<End>,
     ended: bool,
     _place: OwnedSemaphorePermit,
 }
 
+/// Resolves when a stream must end.
+type End = Pin<Box<dyn Future<Output = Status> + Send>>;
+
 impl Answer {
     pub(super) fn new(body: Body, code: Code, timer: CallTimer, place: OwnedSemaphorePermit) -> Self {
-        Self { body, code, timer: Some(timer), drained: None, ended: false, _place: place }
+        Self { body, code, timer: Some(timer), end: None, ended: false, _place: place }
     }
 
-    /// Ends, with its status, once `drained` resolves and nothing is ready to be sent before that.
-    pub(super) fn until(mut self, drained: WaitForCancellationFutureOwned) -> Self {
-        self.drained = Some(Box::pin(drained));
+    /// Ends with the status that `end` resolves to, after what is ready to be sent before that.
+    pub(super) fn until(mut self, end: impl Future<Output = Status> + Send + 'static) -> Self {
+        self.end = Some(Box::pin(end));
         self
     }
 
@@ -73,9 +73,8 @@ impl http_body::Body for Answer {
                 self.finish(status.code());
                 Poll::Ready(Some(Err(status)))
             }
-            Poll::Pending => match self.drained.as_mut().map(|drained| drained.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => {
-                    let status = draining();
+            Poll::Pending => match self.end.as_mut().map(|end| end.as_mut().poll(cx)) {
+                Some(Poll::Ready(status)) => {
                     self.finish(status.code());
                     let mut trailers = HeaderMap::new();
                     let added = status.add_header(&mut trailers);
@@ -103,8 +102,4 @@ impl Drop for Answer {
             self.finish(code);
         }
     }
-}
-
-fn draining() -> Status {
-    Failure::new(Reason::Draining, "this replica is shutting down; open the stream again, at another replica").into()
 }

@@ -1,4 +1,4 @@
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -26,11 +26,6 @@ impl Drain {
     /// Resolves when the drain starts; long-lived streams end on it.
     pub fn started(&self) -> WaitForCancellationFuture<'_> {
         self.begun.cancelled()
-    }
-
-    /// As `started`, for what outlives its borrow.
-    pub(super) fn started_owned(&self) -> WaitForCancellationFutureOwned {
-        self.begun.clone().cancelled_owned()
     }
 
     /// Resolves when the drain has started and every listener, connection and call under it is gone.

@@ -19,6 +19,7 @@ pub mod server;
 pub mod settings;
 mod stack;
 pub mod stats;
+mod stream_end;
 pub mod tls;
 
 #[cfg(test)]

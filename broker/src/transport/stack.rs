@@ -18,6 +18,7 @@ use tracing::Instrument as _;
 
 use super::answer::Answer;
 use super::arriving::Arriving;
+use super::stream_end::{Opener, stream_end};
 use super::{Connection, Drain, RequestIds, grpc_timeout, not_grpc};
 use crate::admission::{Action, Gate};
 use crate::audit::{Draft, Log, Record};
@@ -47,7 +48,7 @@ pub struct Layers {
     pub maximum_deadline: Duration,
     pub log: Log,
     pub clock: SharedClock,
-    pub authenticator: Authenticator,
+    pub authenticator: Arc<Authenticator>,
     pub gate: Arc<Gate>,
     pub router: Router,
     pub request_ids: RequestIds,
@@ -95,12 +96,16 @@ impl Layers {
             timer.finish(code_of(&response));
             return response;
         };
-        let response = self.traced(method, request).await;
+        let mut response = self.traced(method, request).await;
         let code = code_of(&response);
+        let opener = response.extensions_mut().remove::<Opener>();
         response.map(|body| {
             let answer = Answer::new(body, code, timer, slot);
-            let streams = method.is_some_and(|method| method.streams);
-            Body::new(if streams { answer.until(self.drain.started_owned()) } else { answer })
+            if !method.is_some_and(|method| method.streams) {
+                return Body::new(answer);
+            }
+            let end = stream_end(self.drain.clone(), Arc::clone(&self.authenticator), opener);
+            Body::new(answer.until(end))
         })
     }
 
@@ -199,10 +204,14 @@ impl Layers {
     ) -> Result<Response<Body>, Failure> {
         let mut request = request
             .map(|body| Body::new(Arriving::new(body, self.request_timeout, method.streams, draft.map(Arc::clone))));
+        let mut opener = None;
         if method.access != Access::Anyone {
             let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or_else(no_connection)?;
             let authenticated = self.authenticator.authenticate(&connection, request.headers()).await?;
             let caller = authenticated.ok_or_else(no_credential)?;
+            if method.streams {
+                opener = Some(Opener { connection: Arc::clone(&connection), caller: caller.clone() });
+            }
             if let Some(draft) = draft {
                 draft.note(|record| {
                     record.caller = Some(caller.shared_id());
@@ -218,7 +227,11 @@ impl Layers {
                 });
             }
         }
-        Ok(self.router.call(method, request).await)
+        let mut response = self.router.call(method, request).await;
+        if let Some(opener) = opener {
+            response.extensions_mut().insert(opener);
+        }
+        Ok(response)
     }
 
     /// The client's `grpc-timeout`, within ours. A stream ends when its client or its credential does.
