@@ -242,7 +242,7 @@ fn the_commands_explain_and_whoami_say_it_in_text_and_by_their_exit_code() {
     let (code, text) = explain("dev");
     assert!(code == 0 && text.starts_with("allowed: GetSecret on stores/local/secrets/dev\n"), "{code} {text}");
     let (code, text) = run(&["explain", "--action", "AddSecretVersion", "--resource", "stores/local/secrets/dev"]);
-    assert!(code == 3 && text.starts_with("denied, ERROR_REASON_ACCESS_DENIED"), "{code} {text}");
+    assert!(code == 3 && text.starts_with("denied, ACCESS_DENIED"), "{code} {text}");
     let (code, text) = run(&["whoami"]);
     assert!(code == 1 && text.contains("may not WhoAmI"), "{code} {text}");
     let (code, text) = run(&["explain", "--json", "--action", "WhoAmI"]);

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::operator_client::{Server, block_on, read_token, refusal};
 use super::{Complaint, say, whoami};
+use crate::status::ReasonExt as _;
 
 /// Told apart from a failure to ask.
 const DENIED: u8 = 3;
@@ -123,7 +124,7 @@ fn to_text(answer: &ExplainAccessResponse, action: &str, resource: &str) -> Stri
     let resource = if resource.is_empty() { "the broker" } else { resource };
     let verdict = match answer.decision() {
         AccessDecision::Allow => "allowed".to_owned(),
-        AccessDecision::Deny | AccessDecision::Unspecified => format!("denied, {}", answer.reason().as_str_name()),
+        AccessDecision::Deny | AccessDecision::Unspecified => format!("denied, {}", answer.reason().name()),
     };
     let mut lines = vec![format!("{verdict}: {action} on {resource}")];
     lines.extend(answer.caller.as_ref().map(|caller| format!("caller: {}", caller.id)));
@@ -186,7 +187,7 @@ fn to_json(answer: &ExplainAccessResponse) -> serde_json::Value {
         })
     };
     let allowed = answer.decision() == AccessDecision::Allow;
-    let reason = (answer.reason() != ErrorReason::Unspecified).then(|| answer.reason().as_str_name());
+    let reason = (answer.reason() != ErrorReason::Unspecified).then(|| answer.reason().name());
     json!({
         "decision": if allowed { "allow" } else { "deny" },
         "reason": reason,
