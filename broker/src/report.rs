@@ -29,8 +29,8 @@ pub fn status(parts: &Parts) -> BrokerStatus {
             .iter()
             .map(|name| StoreStatus {
                 name: name.to_string(),
+                // The only kind that is served. Its health is left unsaid, because nothing watches it yet.
                 kind: StoreKind::Local.into(),
-                health: HealthState::Healthy.into(),
                 ..StoreStatus::default()
             })
             .collect(),
@@ -143,7 +143,14 @@ fn audit(log: &Log) -> AuditStatus {
         },
         sequence: i64::try_from(health.last_sequence).unwrap_or(i64::MAX),
         pending_count: i32::try_from(health.queued).unwrap_or(i32::MAX),
-        last_error: health.failing.map(|failing| trouble(&failing.reason)),
+        last_error: health
+            .failing
+            .map(|failing| trouble(&failing.reason))
+            .or(health.head_failing.as_deref().map(trouble))
+            .or(health
+                .loss
+                .as_ref()
+                .map(|_| trouble("records were lost or put in doubt; `keyferry audit verify` names them"))),
         ..AuditStatus::default()
     }
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use keyferry_proto::v1::secret_service_client::SecretServiceClient;
 use keyferry_proto::v1::{AddSecretVersionRequest, GetSecretRequest};
-use keyferry_tests::broker::{TestBroker, endpoint, get, prepare};
-use keyferry_tests::pki::Ca;
-use keyferry_tests::process::{Process, keyferry};
+use keyferry_tests::broker::{TestBroker, get};
+use keyferry_tests::process::keyferry;
 use serde_json::Value;
 use tonic::Request;
 use tonic::transport::Channel;
 
+use crate::audit_faults::no_answered_call_is_lost;
 use crate::status::{reason, refused};
 
 const KILLS: usize = 20;
@@ -79,46 +79,8 @@ async fn each_call_leaves_one_record_with_its_facts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_under_load_20_times_loses_no_answered_call() {
-    let directory = tempfile::tempdir().unwrap();
-    let ca = Ca::new("test CA");
-    prepare(directory.path(), &ca, "");
-    let operator = ca.client("operator");
-    let answered = Arc::new(Mutex::new(HashSet::new()));
-    for round in 0..KILLS {
-        let broker = Process::serve(directory.path());
-        let channel = endpoint(broker.grpc().port(), operator.client_tls(&ca)).connect().await.unwrap();
-        if round == 0 {
-            add(channel.clone()).await;
-        }
-        let before = answered.lock().unwrap().len();
-        let load: Vec<_> = (0..16)
-            .map(|worker| tokio::spawn(read_until_cut(channel.clone(), round, worker, Arc::clone(&answered))))
-            .collect();
-        // Another moment of the load each time.
-        let enough = before + 50 + round * 37;
-        while answered.lock().unwrap().len() < enough {
-            tokio::task::yield_now().await;
-        }
-        broker.kill();
-        for worker in load {
-            worker.await.unwrap();
-        }
-    }
-
-    // A last start cuts a torn tail and carries the chain on.
-    let broker = Process::serve(directory.path());
-    let (ended_well, log) = broker.terminate();
-    assert!(ended_well, "{log:#?}");
-
-    let audit = directory.path().join("audit");
-    let (good, said) = verify(&audit);
-    assert!(good, "{said}");
-    let recorded: HashSet<String> =
-        records(&audit).iter().filter_map(|record| record["trace"].as_str().map(ToOwned::to_owned)).collect();
-    let answered = answered.lock().unwrap();
-    let lost: Vec<_> = answered.iter().filter(|trace| !recorded.contains(*trace)).collect();
-    assert!(lost.is_empty(), "{} of {} answered calls are not on record", lost.len(), answered.len());
-    println!("{} answered calls over {KILLS} kills, all on record", answered.len());
+    // Another moment of the load each time.
+    no_answered_call_is_lost("", KILLS, |round| 50 + round * 37, 0).await;
 }
 
 pub(crate) async fn add(channel: Channel) {
