@@ -1,12 +1,13 @@
 //! `[stores.NAME]`: where the secrets are.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::kind::{FileUse, Kind, file, made_of, one_of, path, text};
+use super::kind::{FileUse, Kind, address, file, made_of, one_of, path, text};
 use super::reader::Reader;
 use super::section::Section;
-use super::url::vault_url;
+use super::url::{service_url, vault_url};
 use crate::names::StoreName;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +28,19 @@ pub struct GcpStore {
     pub project: String,
     /// Of a regional secret manager; the global one without it.
     pub location: Option<String>,
+    /// A name under `[credentials]`.
+    pub credential: String,
+    pub endpoint: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AzureStore {
     pub vault_url: String,
+    /// A name under `[credentials]`.
+    pub credential: String,
+    /// Where the vault is reached, when its name does not lead there.
+    pub address: Option<SocketAddr>,
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,9 +88,24 @@ fn read_one(s: &mut Section<'_, '_>) -> StoreSettings {
     let gcp = s.variant("gcp", is(StoreKind::Gcp), |s| GcpStore {
         project: s.required("project", project(), "The id of the project, not its number."),
         location: s.optional("location", &location(), "The region of a regional secret manager."),
+        credential: s.with_default(
+            "credential",
+            credential_name(),
+            "google",
+            "The entry of `[credentials]` to call it with.",
+        ),
+        endpoint: s.optional("endpoint", &service_url(), "Where the API is, when not at Google's public address."),
     });
     let azure = s.variant("azure", is(StoreKind::Azure), |s| AzureStore {
         vault_url: s.required("vault_url", vault_url(), "The vault."),
+        credential: s.with_default(
+            "credential",
+            credential_name(),
+            "azure",
+            "The entry of `[credentials]` to call it with.",
+        ),
+        address: s.optional("address", &address(), "Where to connect, when the vault's name does not lead there."),
+        ca: s.optional("ca", &file(FileUse::Read), "CAs (PEM) of the vault's HTTPS, instead of the system's."),
     });
     match kind {
         Some(StoreKind::Gcp) => StoreSettings::Gcp(gcp),
@@ -92,6 +116,12 @@ fn read_one(s: &mut Section<'_, '_>) -> StoreSettings {
 
 fn store_name(id: &str) -> Result<StoreName, String> {
     StoreName::from_id(id).map_err(|error| error.to_string())
+}
+
+pub(super) fn credential_name() -> Kind<String> {
+    text("a name under [credentials]", "name", |name| {
+        made_of(name, 63, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    })
 }
 
 fn project() -> Kind<String> {

@@ -123,7 +123,7 @@ fn documents_the_default_that_it_uses() {
         explicit = match *section {
             "tls" => explicit.replace("[tls]\n", &format!("[tls]\n{}", lines.replace("client_ca = []\n", ""))),
             "policy" => explicit.replace("[policy]\n", &format!("[policy]\n{lines}")),
-            "issuers.NAME" => explicit,
+            section if section.ends_with(".NAME") => explicit,
             _ => format!("{explicit}\n[{section}]\n{lines}"),
         };
     }

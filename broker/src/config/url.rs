@@ -22,6 +22,21 @@ pub(super) fn collector_url() -> Kind<String> {
     })
 }
 
+/// Of a cloud's API. Tokens go there, so plain text stays on this machine.
+pub(super) fn service_url() -> Kind<String> {
+    text("a URL that begins with https://, or with http:// and a loopback address", "URL", |url| {
+        let rest = url.strip_prefix("https://").or_else(|| {
+            let rest = url.strip_prefix("http://")?;
+            ["127.0.0.1", "[::1]", "localhost"].iter().any(|host| is_host_of(host, rest)).then_some(rest)
+        });
+        check_rest(url, rest.ok_or("begins neither with https:// nor with http:// and a loopback address")?)
+    })
+}
+
+fn is_host_of(host: &str, rest: &str) -> bool {
+    rest.strip_prefix(host).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
+}
+
 /// The suffixes are those of Azure's public, Chinese and US government clouds.
 const VAULT_SUFFIXES: [&str; 3] = [".vault.azure.net", ".vault.azure.cn", ".vault.usgovcloudapi.net"];
 

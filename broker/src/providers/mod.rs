@@ -1,3 +1,5 @@
-//! Where secrets are kept.
+//! Where secrets are kept, and what stands between the broker and the clouds that keep them.
 
+pub mod credential;
+pub mod guard;
 pub mod local;

@@ -33,7 +33,9 @@ pub(super) fn disclosed(read: &Read, receipt: &Receipt) -> GetSecretResponse {
         }
         .into(),
         load_time: Some(timestamp(read.loaded)),
-        create_time: Some(timestamp(version.created)),
+        create_time: version.created.map(timestamp),
+        expire_time: version.expires.map(timestamp),
+        content_type: version.content_type.as_deref().unwrap_or_default().to_owned(),
         ..GetSecretResponse::default()
     }
 }
@@ -47,7 +49,7 @@ pub(super) fn secret_message(info: SecretInfo) -> Secret {
     Secret {
         name: info.name.to_string(),
         labels: Arc::unwrap_or_clone(info.labels),
-        create_time: Some(timestamp(info.created)),
+        create_time: info.created.map(timestamp),
         ..Secret::default()
     }
 }
@@ -61,7 +63,9 @@ pub(super) fn version_message(secret: &SecretName, info: VersionInfo, latest: bo
             VersionState::Destroyed => SecretVersionState::Destroyed,
         }
         .into(),
-        create_time: Some(timestamp(info.created)),
+        create_time: info.created.map(timestamp),
+        not_before_time: info.not_before.map(timestamp),
+        expire_time: info.expires.map(timestamp),
         latest,
         ..SecretVersion::default()
     }

@@ -59,7 +59,7 @@ pub struct Fetched {
 pub struct SecretInfo {
     pub name: SecretName,
     pub labels: Labels,
-    pub created: Timestamp,
+    pub created: Option<Timestamp>,
 }
 
 /// A provider's labels or tags: attributes for policy, never the place for a secret.
@@ -70,7 +70,14 @@ pub struct VersionInfo {
     /// The provider's own id of the version.
     pub id: Arc<str>,
     pub state: VersionState,
-    pub created: Timestamp,
+    /// Google does not tell it with a value.
+    pub created: Option<Timestamp>,
+    /// From when the provider hands it out.
+    pub not_before: Option<Timestamp>,
+    /// When the provider stops handing it out.
+    pub expires: Option<Timestamp>,
+    /// As Azure keeps it with the version.
+    pub content_type: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

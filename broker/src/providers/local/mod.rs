@@ -187,11 +187,18 @@ fn version_number(text: &str) -> Option<u64> {
 
 fn version_info(row: VersionRow) -> VersionInfo {
     let state = if row.enabled { VersionState::Enabled } else { VersionState::Disabled };
-    VersionInfo { id: row.number.to_string().into(), state, created: Timestamp::from_micros(row.created) }
+    VersionInfo {
+        id: row.number.to_string().into(),
+        state,
+        created: Some(Timestamp::from_micros(row.created)),
+        not_before: None,
+        expires: None,
+        content_type: None,
+    }
 }
 
 fn secret_info(name: SecretName, row: SecretRow) -> SecretInfo {
-    SecretInfo { name, labels: Labels::new(row.labels), created: Timestamp::from_micros(row.created) }
+    SecretInfo { name, labels: Labels::new(row.labels), created: Some(Timestamp::from_micros(row.created)) }
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Failure> {
