@@ -4,6 +4,7 @@
 pub mod broker;
 pub mod clock;
 pub mod conformance;
+pub mod doubles;
 pub mod issuer;
 pub mod node;
 pub mod pki;

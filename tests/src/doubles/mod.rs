@@ -1,0 +1,4 @@
+//! The clouds as they look from the wire. Each double counts only as long as the vendor's own client accepts it.
+
+pub mod faults;
+pub mod http;
