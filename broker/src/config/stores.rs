@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::kind::{FileUse, Kind, address, file, made_of, one_of, path, text};
+use super::kind::{FileUse, Kind, address, count, duration, file, made_of, one_of, path, text};
 use super::reader::Reader;
 use super::section::Section;
 use super::url::{service_url, vault_url};
 use crate::names::StoreName;
+use crate::providers::guard::{Budget, GuardSettings};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSettings {
@@ -31,6 +33,7 @@ pub struct GcpStore {
     /// A name under `[credentials]`.
     pub credential: String,
     pub endpoint: Option<String>,
+    pub guard: GuardSettings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,7 @@ pub struct AzureStore {
     /// Where the vault is reached, when its name does not lead there.
     pub address: Option<SocketAddr>,
     pub ca: Option<PathBuf>,
+    pub guard: GuardSettings,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,6 +99,7 @@ fn read_one(s: &mut Section<'_, '_>) -> StoreSettings {
             "The entry of `[credentials]` to call it with.",
         ),
         endpoint: s.optional("endpoint", &service_url(), "Where the API is, when not at Google's public address."),
+        guard: guard(s, &GOOGLE),
     });
     let azure = s.variant("azure", is(StoreKind::Azure), |s| AzureStore {
         vault_url: s.required("vault_url", vault_url(), "The vault."),
@@ -106,11 +111,85 @@ fn read_one(s: &mut Section<'_, '_>) -> StoreSettings {
         ),
         address: s.optional("address", &address(), "Where to connect, when the vault's name does not lead there."),
         ca: s.optional("ca", &file(FileUse::Read), "CAs (PEM) of the vault's HTTPS, instead of the system's."),
+        guard: guard(s, &AZURE),
     });
     match kind {
         Some(StoreKind::Gcp) => StoreSettings::Gcp(gcp),
         Some(StoreKind::Azure) => StoreSettings::Azure(azure),
         Some(StoreKind::Local) | None => StoreSettings::Local(local),
+    }
+}
+
+/// The budgets of one kind of store: the window that its provider counts over, and a key for each class.
+struct Budgets {
+    window: Duration,
+    most: u64,
+    access: (&'static str, &'static str),
+    metadata: (&'static str, &'static str),
+    write: (&'static str, &'static str),
+}
+
+const GOOGLE: Budgets = Budgets {
+    window: Duration::from_secs(60),
+    most: 90_000,
+    access: (
+        "45000",
+        "Reads of values that this replica may make in any minute. Google's quota is 90,000 for the whole project; \
+         the replicas' budgets should add up to less.",
+    ),
+    metadata: (
+        "300",
+        "Reads of metadata (labels, lists, states) that this replica may make in any minute. Google's quota is 600 \
+         for the whole project.",
+    ),
+    write: (
+        "300",
+        "Writes that this replica may make in any minute. Google's quota is 600 for the whole project.",
+    ),
+};
+
+const AZURE: Budgets = Budgets {
+    window: Duration::from_secs(10),
+    most: 4_000,
+    access: (
+        "1500",
+        "Reads of values that this replica may make in any 10 s. Azure's quota is 4,000 for the vault, requests of \
+         every class together; the replicas' budgets should add up to less.",
+    ),
+    metadata: (
+        "400",
+        "Reads of metadata (tags, lists, states) that this replica may make in any 10 s; they count towards the \
+         same 4,000.",
+    ),
+    write: (
+        "100",
+        "Writes that this replica may make in any 10 s. Azure's quota is 300 for the vault, and they count towards \
+         the 4,000 too.",
+    ),
+};
+
+fn guard(s: &mut Section<'_, '_>, budgets: &Budgets) -> GuardSettings {
+    let mut budget = |key, (default, meaning)| Budget {
+        limit: s.with_default(key, count(1..=budgets.most), default, meaning),
+        window: budgets.window,
+    };
+    GuardSettings {
+        access: budget("access_budget", budgets.access),
+        metadata: budget("metadata_budget", budgets.metadata),
+        write: budget("write_budget", budgets.write),
+        maximum_wait: s.with_default(
+            "maximum_wait",
+            duration("100ms", "5m"),
+            "5s",
+            "How long a call may wait in all for its budget, for pauses that the provider asked for, and between its \
+             attempts. One that would wait longer is refused at once, and told how long.",
+        ),
+        request_timeout: s.with_default(
+            "request_timeout",
+            duration("1s", "1m"),
+            "10s",
+            "How long the provider has for one answer.",
+        ),
     }
 }
 
