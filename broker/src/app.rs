@@ -23,6 +23,7 @@ use crate::config::{Config, StoreSettings};
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::StoreName;
+use crate::providers::guard::{Guard, GuardSettings};
 use crate::providers::local::{KeyError, LocalKey, LocalStore, OpenError};
 use crate::report;
 use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Router, SecretRpc};
@@ -57,7 +58,11 @@ pub struct Parts {
     pub tokens: Arc<TokenVerifier>,
     pub drain: Drain,
     pub stores: Vec<StoreName>,
+    /// Of the stores that a cloud keeps.
+    pub guards: Guards,
 }
+
+pub type Guards = BTreeMap<StoreName, Arc<Guard>>;
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -125,6 +130,7 @@ impl Broker {
         let policies = PolicyStore::open(config.policy.directory, Arc::clone(&clock))?;
         let gate = Arc::new(Gate::new(policies, Quota::new(config.quota, Arc::clone(&clock))));
         let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
+        let guards = guards(&config.stores, &clock);
         let stores = open_stores(config.stores, &clock)?;
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
@@ -144,6 +150,7 @@ impl Broker {
             tokens,
             drain: drain.clone(),
             stores: stores.keys().cloned().collect(),
+            guards,
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
@@ -311,6 +318,18 @@ impl Told {
 fn report_of(parts: &Arc<Parts>) -> Arc<crate::rpc::StatusReport> {
     let parts = Arc::clone(parts);
     Arc::new(move || report::status(&parts))
+}
+
+fn guards(stores: &BTreeMap<StoreName, StoreSettings>, clock: &SharedClock) -> Guards {
+    let guarded = stores.iter().filter_map(|(name, store)| match store {
+        StoreSettings::Local(_) => None,
+        StoreSettings::Gcp(gcp) => Some((name, &gcp.guard)),
+        StoreSettings::Azure(azure) => Some((name, &azure.guard)),
+    });
+    let guard = |(name, settings): (&StoreName, &GuardSettings)| {
+        (name.clone(), Guard::new(name.clone(), settings.clone(), Arc::clone(clock)))
+    };
+    guarded.map(guard).collect()
 }
 
 fn open_stores(

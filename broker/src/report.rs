@@ -1,8 +1,10 @@
 //! What the broker says of itself: the parts' own accounts, for `GetStatus`, for metrics and for health.
 
+mod stores;
+
 use keyferry_proto::v1::{
     AuditStatus, BrokerStatus, BuildInfo, ErrorDetail, ErrorReason, HealthState, IssuerStatus, PolicyStatus,
-    ReloadStatus, StoreKind, StoreStatus, TlsStatus,
+    ReloadStatus, TlsStatus,
 };
 
 use crate::admission::PolicyStore;
@@ -24,16 +26,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         issuers: parts.tokens.status().iter().map(issuer).collect(),
         policy: Some(policy(parts.gate.policies())),
         audit: Some(audit(&parts.log)),
-        stores: parts
-            .stores
-            .iter()
-            .map(|name| StoreStatus {
-                name: name.to_string(),
-                // The only kind that is served. Its health is left unsaid, because nothing watches it yet.
-                kind: StoreKind::Local.into(),
-                ..StoreStatus::default()
-            })
-            .collect(),
+        stores: parts.stores.iter().map(|name| stores::status(name, parts.guards.get(name))).collect(),
         ..BrokerStatus::default()
     }
 }
@@ -74,9 +67,11 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     out.set(&names::POLICY_LOADED, &[], policy.loaded.as_secs());
     out.set(&names::POLICY_REJECTED, &[], policy.rejected.is_some());
     out.set(&names::DRAINING, &[], parts.drain.is_draining());
+    stores::samples(&parts.guards, out);
 }
 
-/// Why calls should go elsewhere for now, a line each.
+/// Why calls should go elsewhere for now, a line each. A store that is out is none: it is out for every replica, and
+/// what is cached is still answered.
 pub fn obstacles(parts: &Parts) -> Vec<String> {
     let draining = parts.drain.is_draining().then(|| "draining: this replica is shutting down".to_owned());
     let failing = parts.log.health().failing;

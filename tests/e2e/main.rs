@@ -20,6 +20,7 @@ mod providers;
 mod reload;
 mod rights;
 mod status;
+mod status_command;
 mod threats;
 mod transport;
 mod visibility;

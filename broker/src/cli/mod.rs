@@ -9,14 +9,17 @@ mod explain;
 mod operator_client;
 mod policy;
 mod serve;
+mod status;
 mod whoami;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::clock::Timestamp;
 use crate::config::{Config, environment};
 
 /// A gRPC secrets broker: versioned secrets and short-lived database tokens, one policy, one audit trail.
@@ -39,6 +42,8 @@ enum Verb {
     Whoami(whoami::Args),
     /// Ask a broker whether a call would be admitted, and why; ends with 0 if allowed and with 3 if denied
     Explain(Box<explain::Args>),
+    /// Ask a broker how it is, and what it depends on
+    Status(status::Args),
     /// Work with policies
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -65,6 +70,7 @@ pub fn run() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Whoami(args) => whoami::run(&args),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Status(args) => status::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Audit(verb) => audit::run(&verb),
     };
@@ -103,6 +109,12 @@ fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "keyferry".to_owned() } else { name.to_owned() }
+}
+
+/// As a broker sent it.
+fn time(time: &prost_types::Timestamp) -> Option<String> {
+    let (seconds, nanos) = (u64::try_from(time.seconds).ok()?, u64::try_from(time.nanos).ok()?);
+    Some(Timestamp::from_secs(seconds).plus(Duration::from_nanos(nanos)).to_string())
 }
 
 /// An error with its causes, on one line.

@@ -6,8 +6,7 @@ use keyferry_proto::v1::{Caller, WhoAmIRequest};
 use serde_json::json;
 
 use super::operator_client::{Server, block_on, refusal};
-use super::{Complaint, say};
-use crate::clock::Timestamp;
+use super::{Complaint, say, time};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -72,6 +71,5 @@ pub(super) fn to_json(caller: &Caller) -> serde_json::Value {
 }
 
 fn until(caller: &Caller) -> Option<String> {
-    let seconds = u64::try_from(caller.expire_time.as_ref()?.seconds).ok()?;
-    Some(Timestamp::from_secs(seconds).to_string())
+    time(caller.expire_time.as_ref()?)
 }

@@ -142,10 +142,7 @@ const GOOGLE: Budgets = Budgets {
         "Reads of metadata (labels, lists, states) that this replica may make in any minute. Google's quota is 600 \
          for the whole project.",
     ),
-    write: (
-        "300",
-        "Writes that this replica may make in any minute. Google's quota is 600 for the whole project.",
-    ),
+    write: ("300", "Writes that this replica may make in any minute. Google's quota is 600 for the whole project."),
 };
 
 const AZURE: Budgets = Budgets {

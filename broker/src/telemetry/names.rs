@@ -163,6 +163,73 @@ pub static POLICY_REJECTED: Metric = gauge(
     &[],
 );
 
+const STORE: &[&str] = &["store"];
+const STORE_OPERATION: &[&str] = &["store", "operation"];
+
+pub static STORE_REQUESTS: Metric = counter(
+    "keyferry.store.requests",
+    "keyferry_store_requests_total",
+    "Requests sent to a store's provider, retries included.",
+    "{request}",
+    STORE_OPERATION,
+);
+
+pub static STORE_RETRIES: Metric = counter(
+    "keyferry.store.retries",
+    "keyferry_store_retries_total",
+    "Requests that were sent again after a failure that passes.",
+    "{request}",
+    STORE,
+);
+
+pub static STORE_THROTTLED: Metric = counter(
+    "keyferry.store.throttled",
+    "keyferry_store_throttled_total",
+    "Requests that the provider throttled.",
+    "{request}",
+    STORE_OPERATION,
+);
+
+pub static BUDGET_REFUSED: Metric = counter(
+    "keyferry.store.budget.refused",
+    "keyferry_store_budget_refused_total",
+    "Requests that were not made because the store's budget was used up.",
+    "{request}",
+    STORE_OPERATION,
+);
+
+pub static BUDGET_LIMIT: Metric = gauge(
+    "keyferry.store.budget.limit",
+    "keyferry_store_budget_limit",
+    "Requests that the budget allows in a window.",
+    "{request}",
+    STORE_OPERATION,
+);
+
+pub static BUDGET_USED: Metric = gauge(
+    "keyferry.store.budget.used",
+    "keyferry_store_budget_used",
+    "Requests made in the window that ends now.",
+    "{request}",
+    STORE_OPERATION,
+);
+
+pub static BUDGET_FORECAST: Metric = gauge(
+    "keyferry.store.budget.forecast",
+    "keyferry_store_budget_forecast",
+    "Requests that a whole window at the present rate would make.",
+    "{request}",
+    STORE_OPERATION,
+);
+
+pub static CIRCUIT_CLOSED: Metric = gauge(
+    "keyferry.store.circuit.closed",
+    "keyferry_store_circuit_closed",
+    "1 while requests to the store are let through; 0 while it is left alone or probed.",
+    "1",
+    STORE,
+);
+
 pub static DRAINING: Metric = gauge("keyferry.draining", "keyferry_draining", "1 once shutdown has begun.", "1", &[]);
 
 pub static PANICS: Metric = counter("keyferry.panics", "keyferry_panics_total", "Panics, each a bug.", "{panic}", &[]);
@@ -250,6 +317,14 @@ pub static ALL: &[&Metric] = &[
     &POLICY_INFO,
     &POLICY_LOADED,
     &POLICY_REJECTED,
+    &STORE_REQUESTS,
+    &STORE_RETRIES,
+    &STORE_THROTTLED,
+    &BUDGET_REFUSED,
+    &BUDGET_LIMIT,
+    &BUDGET_USED,
+    &BUDGET_FORECAST,
+    &CIRCUIT_CLOSED,
     &DRAINING,
     &PANICS,
     &LOG_LOST,

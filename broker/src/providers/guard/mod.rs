@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 
 pub use self::account::{Account, Circuit, LastFailure, LedgerEntry};
 use self::breaker::{Breaker, Change, Ticket};
-use self::budget::Queue;
 pub use self::budget::Budget;
+use self::budget::Queue;
 use self::jitter::Jitter;
 use self::retry::{RetryBudget, Verdict};
 use crate::clock::{SharedClock, Timestamp};

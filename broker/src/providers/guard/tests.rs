@@ -392,23 +392,31 @@ async fn an_attempt_that_hangs_ends_in_time_and_a_write_is_never_sent_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn the_ledger_tells_use_rest_and_forecast() {
-    let world = World::new(settings(100, MINUTE, SECOND));
+    let world = World::new(settings(200, MINUTE, SECOND));
     // One a second is within the budget for ever.
     for key in 0..120 {
         world.read(key).await.unwrap();
         sleep(SECOND).await;
     }
     let entry = world.guard.account().ledger[0].clone();
-    assert_eq!((entry.used, entry.left(), entry.requests), (59, 41, 120));
+    assert_eq!((entry.used, entry.left(), entry.requests), (59, 141, 120));
     assert!((56..=60).contains(&entry.forecast) && entry.exhausted.is_none(), "{entry:?}");
-    // Four a second are not: 60 of the last minute leave one by one while four a second come.
+    // Four a second are not: 104 were made, 96 are left, and for each four that come one leaves the window.
     for key in 0..60 {
         world.read(key).await.unwrap();
         sleep(SECOND / 4).await;
     }
     let entry = world.guard.account().ledger[0].clone();
-    assert!((236..=240).contains(&entry.forecast), "{entry:?}");
-    assert_eq!(entry.used, 60 + 44, "{entry:?}");
+    assert!((236..=240).contains(&entry.forecast) && (103..=105).contains(&entry.used), "{entry:?}");
+    let left = entry.exhausted.unwrap().since(world.guard.clock.now()).as_secs();
+    assert!((31..=34).contains(&left), "{left}");
+    let began = world.now();
+    while world.guard.account().ledger[0].left() > 0 {
+        world.read(0).await.unwrap();
+        sleep(SECOND / 4).await;
+    }
+    let took = (world.now() - began).as_secs();
+    assert!(took.abs_diff(left) <= 1, "foretold {left} s, was {took} s");
 }
 
 /// Never more than the limit in any window, wherever it begins.

@@ -1,0 +1,64 @@
+//! `keyferry status`
+
+mod json;
+mod text;
+
+use std::process::ExitCode;
+
+use keyferry_proto::v1::{BrokerStatus, CircuitState, ErrorDetail, GetStatusRequest, HealthState, ProviderOperation};
+
+use super::operator_client::{Server, block_on, refusal};
+use super::{Complaint, say};
+use crate::status::ReasonExt as _;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    server: Server,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
+    let status = block_on(async {
+        let mut operations = args.server.connect().await?;
+        let (client, request) = operations.request(GetStatusRequest {});
+        let answer = client.get_status(request).await.map_err(refusal)?.into_inner();
+        Ok::<BrokerStatus, Complaint>(answer.status.unwrap_or_default())
+    })?;
+    say(&if args.json { json::status(&status).to_string() } else { text::status(&status) });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn health(health: HealthState) -> &'static str {
+    match health {
+        HealthState::Healthy => "healthy",
+        HealthState::Degraded => "degraded",
+        HealthState::Unhealthy => "unhealthy",
+        HealthState::Unspecified => "unknown",
+    }
+}
+
+fn circuit(circuit: CircuitState) -> Option<&'static str> {
+    match circuit {
+        CircuitState::Closed => Some("closed"),
+        CircuitState::Open => Some("open"),
+        CircuitState::HalfOpen => Some("half-open"),
+        CircuitState::Unspecified => None,
+    }
+}
+
+fn operation(operation: ProviderOperation) -> &'static str {
+    match operation {
+        ProviderOperation::Access => "access",
+        ProviderOperation::Metadata => "metadata",
+        ProviderOperation::Write => "write",
+        ProviderOperation::Unspecified => "other",
+    }
+}
+
+/// The reason's name, where there is one.
+fn reason(error: &ErrorDetail) -> Option<&'static str> {
+    Some(error.reason()).filter(|reason| *reason != Default::default()).map(|reason| reason.name())
+}

@@ -1,0 +1,220 @@
+//! The status for people: a line for each part, and tables under the stores.
+
+use keyferry_proto::v1::{
+    BrokerStatus, CacheStatus, CloudCredentialStatus, ErrorDetail, HealthState, QuotaLedgerEntry, ReloadStatus,
+    StoreKind, StoreStatus,
+};
+
+use super::{circuit, health, operation, reason};
+use crate::cli::time;
+
+pub(super) fn status(status: &BrokerStatus) -> String {
+    let mut lines = vec![headline(status), String::new()];
+    lines.extend(table(parts(status)));
+    for store in &status.stores {
+        lines.push(String::new());
+        lines.extend(of_store(store));
+    }
+    // Names and messages come over the network, and a terminal obeys what it is sent.
+    lines.join("\n").replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+}
+
+fn headline(status: &BrokerStatus) -> String {
+    let version = status.build.as_ref().map_or("", |build| &build.version);
+    let state = if status.draining { "draining" } else { "serving" };
+    format!("keyferry {version}, node {}, {state} since {}", status.node, shown(status.start_time.as_ref()))
+}
+
+/// What it is, its name, its health, and the rest as one sentence.
+fn parts(status: &BrokerStatus) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let mut row = |what: &str, name: &str, state: HealthState, about: String, error: Option<&ErrorDetail>| {
+        let about = match error {
+            Some(error) => format!("{about}; {}", told(error)),
+            None => about,
+        };
+        rows.push(vec![what.to_owned(), name.to_owned(), health(state).to_owned(), about]);
+    };
+    if let Some(tls) = &status.tls {
+        let until = shown(tls.certificate_not_after_time.as_ref());
+        let about = format!("certificate until {until}, {} client CAs", tls.client_ca_count);
+        let (state, error) = reloading(tls.certificate.as_ref());
+        row("tls", "", state, about, error);
+    }
+    for issuer in &status.issuers {
+        let (state, error) = reloading(issuer.keys.as_ref());
+        row("issuer", &issuer.name, state, format!("{} keys, {}", issuer.key_count, issuer.issuer_url), error);
+    }
+    if let Some(policy) = &status.policy {
+        let (state, error) = reloading(policy.reload.as_ref());
+        let hash = policy.hash.get(..16).unwrap_or_default();
+        row("policy", "", state, format!("{} policies, hash {hash}", policy.policy_count), error);
+    }
+    if let Some(audit) = &status.audit {
+        let about = format!("record {}, {} waiting", audit.sequence, audit.pending_count);
+        row("audit", "", audit.health(), about, audit.last_error.as_ref());
+    }
+    if let Some(state) = &status.state {
+        let about = format!("{}, revision {}, {} set aside", state.backend, state.revision, state.quarantined_count);
+        row("state", "", state.health(), about, state.last_error.as_ref());
+    }
+    if let Some(cache) = &status.cache {
+        row("cache", "", HealthState::Healthy, of_cache(cache), None);
+    }
+    rows
+}
+
+fn of_cache(cache: &CacheStatus) -> String {
+    format!(
+        "{} entries, {} of {} bytes; {} hits, {} misses, {} joined, {} stale, {} evicted",
+        cache.entry_count,
+        cache.size_bytes,
+        cache.max_bytes,
+        cache.hit_count,
+        cache.miss_count,
+        cache.joined_count,
+        cache.stale_count,
+        cache.evicted_count
+    )
+}
+
+fn of_store(store: &StoreStatus) -> Vec<String> {
+    let mut head = format!("{}  {}", store.name, health(store.health()));
+    if store.kind() != StoreKind::Unspecified {
+        head.push_str(&format!(", {}", store.kind().as_str_name().trim_start_matches("STORE_KIND_").to_lowercase()));
+    }
+    if !store.location.is_empty() {
+        head.push_str(&format!(" {}", store.location));
+    }
+    let mut lines = vec![head];
+    if let Some(state) = circuit(store.circuit()) {
+        let retry = store.circuit_retry_time.as_ref().map(|at| format!(", tried again at {}", shown(Some(at))));
+        let success = shown(store.success_time.as_ref());
+        lines.push(format!("  circuit     {state}{}; last answer {success}", retry.unwrap_or_default()));
+    }
+    lines.extend(store.credential.iter().map(of_credential));
+    lines.extend(store.last_error.iter().map(|error| format!("  last error  {}", told(error))));
+    if !store.quota.is_empty() {
+        let header = ["class", "window", "limit", "used", "left", "forecast", "throttled", "refused", "used up"];
+        let rows = std::iter::once(header.map(str::to_owned).to_vec()).chain(store.quota.iter().map(ledger_row));
+        lines.extend(table(rows.collect()).into_iter().map(|row| format!("  {row}")));
+    }
+    lines
+}
+
+fn ledger_row(entry: &QuotaLedgerEntry) -> Vec<String> {
+    let window = entry.window.as_ref().map_or(0, |window| window.seconds);
+    let counts = [entry.limit, entry.used, entry.left, entry.forecast, entry.throttled_count, entry.refused_count];
+    let mut row = vec![operation(entry.operation()).to_owned(), format!("{window}s")];
+    row.extend(counts.map(|count| count.to_string()));
+    row.push(entry.exhaust_time.as_ref().map_or_else(|| "no".to_owned(), |at| shown(Some(at))));
+    row
+}
+
+fn of_credential(credential: &CloudCredentialStatus) -> String {
+    let mut line = format!("  credential  {}, by {}", health(credential.health()), credential.chain.join(" > "));
+    if !credential.subject.is_empty() {
+        line.push_str(&format!(", as {}", credential.subject));
+    }
+    if credential.expire_time.is_some() {
+        line.push_str(&format!(", until {}", shown(credential.expire_time.as_ref())));
+    }
+    if let Some(error) = &credential.last_error {
+        line.push_str(&format!("; {} failed: {}", credential.failed_link, told(error)));
+    }
+    line
+}
+
+fn reloading(reload: Option<&ReloadStatus>) -> (HealthState, Option<&ErrorDetail>) {
+    reload.map_or((HealthState::Unspecified, None), |reload| (reload.health(), reload.last_error.as_ref()))
+}
+
+fn told(error: &ErrorDetail) -> String {
+    match reason(error) {
+        Some(reason) => format!("{reason}: {}", error.message),
+        None => error.message.clone(),
+    }
+}
+
+fn shown(at: Option<&prost_types::Timestamp>) -> String {
+    at.and_then(time).unwrap_or_else(|| "never".to_owned())
+}
+
+/// Columns as wide as their widest cell. The last one is not padded.
+fn table(rows: Vec<Vec<String>>) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).filter(|(_, width)| **width > 0);
+        cells.map(|(cell, width)| format!("{cell:<width$}")).collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use keyferry_proto::v1::{BuildInfo, CircuitState, ErrorReason, ProviderOperation};
+
+    use super::*;
+
+    #[test]
+    fn a_store_is_shown_with_its_circuit_its_credential_and_its_ledger() {
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let error = |message: &str| ErrorDetail {
+            reason: ErrorReason::ProviderUnavailable.into(),
+            message: message.to_owned(),
+            ..ErrorDetail::default()
+        };
+        let entry = |class: ProviderOperation, used| QuotaLedgerEntry {
+            operation: class.into(),
+            window: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            limit: 45_000,
+            used,
+            left: 45_000 - used,
+            forecast: 60_000,
+            exhaust_time: at(1_800_000_030).filter(|_| used > 0),
+            throttled_count: 3,
+            refused_count: 2,
+        };
+        let store = StoreStatus {
+            name: "stores/prod".into(),
+            kind: StoreKind::Gcp.into(),
+            health: HealthState::Unhealthy.into(),
+            location: "my-project".into(),
+            circuit: CircuitState::Open.into(),
+            circuit_retry_time: at(1_800_000_000),
+            credential: Some(CloudCredentialStatus {
+                health: HealthState::Degraded.into(),
+                subject: "broker@my-project".into(),
+                chain: vec!["sts".into(), "impersonation".into()],
+                failed_link: "sts".into(),
+                last_error: Some(error("wrong \u{1b}[2J audience")),
+                ..CloudCredentialStatus::default()
+            }),
+            quota: vec![entry(ProviderOperation::Access, 44_000), entry(ProviderOperation::Write, 0)],
+            last_error: Some(error("stores/prod did not answer")),
+            ..StoreStatus::default()
+        };
+        let build = Some(BuildInfo { version: "1.2.3".into(), ..BuildInfo::default() });
+        let shown = status(&BrokerStatus {
+            node: "a".into(),
+            start_time: at(1_800_000_000),
+            build,
+            stores: vec![store],
+            ..BrokerStatus::default()
+        });
+        let expected = "\
+keyferry 1.2.3, node a, serving since 2027-01-15T08:00:00.000000Z
+
+
+stores/prod  unhealthy, gcp my-project
+  circuit     open, tried again at 2027-01-15T08:00:00.000000Z; last answer never
+  credential  degraded, by sts > impersonation, as broker@my-project; sts failed: PROVIDER_UNAVAILABLE: wrong \u{fffd}[2J audience
+  last error  PROVIDER_UNAVAILABLE: stores/prod did not answer
+  class   window  limit  used   left   forecast  throttled  refused  used up
+  access  60s     45000  44000  1000   60000     3          2        2027-01-15T08:00:30.000000Z
+  write   60s     45000  0      45000  60000     3          2        no";
+        assert_eq!(shown, expected);
+    }
+}
