@@ -28,7 +28,8 @@ use keyferry_broker::clock::{Clock as _, SystemClock};
 use keyferry_broker::digest::Digest;
 use keyferry_broker::identity::token::TokenVerifier;
 use keyferry_broker::identity::{Authenticator, Caller, Certificate, CertificateName};
-use keyferry_broker::names::SecretName;
+use keyferry_broker::names::{SecretName, StoreName};
+use keyferry_broker::providers::guard::{Budget, Guard, GuardSettings, Operation};
 use keyferry_broker::rpc::{self, Binding, PageTokens};
 use keyferry_broker::transport::{Connection, Drain, Tls, serve};
 use keyferry_proto::v1::GetSecretRequest;
@@ -118,6 +119,23 @@ fn full_admission_of_a_warm_caller(bencher: Bencher<'_, '_>) {
     let resource = resource();
     arrived.admit(resource.clone());
     bencher.bench_local(|| arrived.admit(black_box(&resource).clone()));
+}
+
+/// What the guard adds to a request to a cloud that nothing stands against: the budget's log is full of old turns.
+#[divan::bench]
+fn uncontended_turn_of_the_guard(bencher: Bencher<'_, '_>) {
+    let budget = Budget { limit: 100_000, window: Duration::from_millis(1) };
+    let settings = GuardSettings {
+        access: budget,
+        metadata: budget,
+        write: budget,
+        maximum_wait: Duration::from_secs(1),
+        request_timeout: Duration::from_secs(1),
+    };
+    let guard = Guard::new(StoreName::from_id("cloud").unwrap(), settings, Arc::new(SystemClock));
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    bencher.bench_local(|| at_once(guard.call(Operation::Access, || async { Ok(black_box(())) })).unwrap());
 }
 
 #[divan::bench]

@@ -9,7 +9,7 @@ use keyferry_proto::v1::{BrokerStatus, CircuitState, ErrorDetail, GetStatusReque
 
 use super::operator_client::{Server, block_on, refusal};
 use super::{Complaint, say};
-use crate::status::ReasonExt as _;
+use crate::status::ReasonExt;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -60,5 +60,5 @@ fn operation(operation: ProviderOperation) -> &'static str {
 
 /// The reason's name, where there is one.
 fn reason(error: &ErrorDetail) -> Option<&'static str> {
-    Some(error.reason()).filter(|reason| *reason != Default::default()).map(|reason| reason.name())
+    Some(error.reason()).filter(|reason| *reason != Default::default()).map(ReasonExt::name)
 }

@@ -211,7 +211,16 @@ impl<'d> Reader<'d> {
     }
 
     fn advice_for(&self, page: usize, key: &str) -> String {
-        let keys = |page: &'_ Page| page.rows.iter().map(|row| row.key).collect::<Vec<_>>();
+        // Kinds may share a key.
+        let keys = |page: &'_ Page| {
+            let mut keys = Vec::new();
+            for row in &page.rows {
+                if !keys.contains(&row.key) {
+                    keys.push(row.key);
+                }
+            }
+            keys
+        };
         let own = self.pages.get(page).map(keys).unwrap_or_default();
         if let Some(near) = nearest(key, own.iter().copied()) {
             return format!("did you mean {near}?");

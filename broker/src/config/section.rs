@@ -275,7 +275,7 @@ impl<'r, 'd> Section<'r, 'd> {
             self.known.push(row.key);
         }
         if let Some(page) = self.reader.pages.get_mut(self.page)
-            && page.rows.iter().all(|known| known.key != row.key)
+            && page.rows.iter().all(|known| (known.key, known.variant) != (row.key, row.variant))
         {
             page.rows.push(row);
         }

@@ -10,7 +10,7 @@ use crate::cli::time;
 
 pub(super) fn status(status: &BrokerStatus) -> String {
     let mut lines = vec![headline(status), String::new()];
-    lines.extend(table(parts(status)));
+    lines.extend(table(&parts(status)));
     for store in &status.stores {
         lines.push(String::new());
         lines.extend(of_store(store));
@@ -96,8 +96,9 @@ fn of_store(store: &StoreStatus) -> Vec<String> {
     lines.extend(store.last_error.iter().map(|error| format!("  last error  {}", told(error))));
     if !store.quota.is_empty() {
         let header = ["class", "window", "limit", "used", "left", "forecast", "throttled", "refused", "used up"];
-        let rows = std::iter::once(header.map(str::to_owned).to_vec()).chain(store.quota.iter().map(ledger_row));
-        lines.extend(table(rows.collect()).into_iter().map(|row| format!("  {row}")));
+        let header = header.map(str::to_owned).to_vec();
+        let rows: Vec<_> = std::iter::once(header).chain(store.quota.iter().map(ledger_row)).collect();
+        lines.extend(table(&rows).into_iter().map(|row| format!("  {row}")));
     }
     lines
 }
@@ -141,7 +142,7 @@ fn shown(at: Option<&prost_types::Timestamp>) -> String {
 }
 
 /// Columns as wide as their widest cell. The last one is not padded.
-fn table(rows: Vec<Vec<String>>) -> Vec<String> {
+fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();

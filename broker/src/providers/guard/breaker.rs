@@ -76,7 +76,8 @@ impl Breaker {
         now: Instant,
         jitter: &mut Jitter,
     ) -> Option<Change> {
-        if ticket.era != self.era {
+        let Ticket { era } = ticket;
+        if era != self.era {
             return None;
         }
         match (&mut self.state, verdict) {

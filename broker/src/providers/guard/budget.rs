@@ -113,19 +113,17 @@ impl Queue {
             Verdict::Silent | Verdict::Unknown => {}
         }
         let failure = failure.filter(|_| matches!(verdict, Verdict::Throttled | Verdict::Silent))?;
-        let pause = match failure.detail() {
-            Detail::RetryAfter(asked) => {
-                let asked = (*asked).min(LONGEST_ASKED);
-                // Many replicas were told the same.
-                asked + jitter.of(asked / 10)
-            }
-            // One answer among many that were under way together must not make the guess any longer.
-            _ if verdict == Verdict::Throttled && self.paused(now).is_none() => {
-                let longest = FIRST_PAUSE.saturating_mul(1 << self.guesses.min(16)).min(LONGEST_PAUSE);
-                self.guesses += 1;
-                jitter.around(longest)
-            }
-            _ => return None,
+        let pause = if let Detail::RetryAfter(asked) = failure.detail() {
+            let asked = (*asked).min(LONGEST_ASKED);
+            // Many replicas were told the same.
+            asked + jitter.of(asked / 10)
+        } else if verdict == Verdict::Throttled && self.paused(now).is_none() {
+            let longest = FIRST_PAUSE.saturating_mul(1 << self.guesses.min(16)).min(LONGEST_PAUSE);
+            self.guesses += 1;
+            jitter.around(longest)
+        } else {
+            // Many that were under way together are one throttling.
+            return None;
         };
         let until = now + pause;
         if self.pause.as_ref().is_some_and(|pause| pause.until >= until) {

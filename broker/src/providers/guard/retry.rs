@@ -32,11 +32,14 @@ impl Verdict {
         let reason = failure.reason();
         let ours = matches!(reason, Reason::ProviderCredential | Reason::Cancelled | Reason::DeadlineExceeded)
             || matches!(reason, Reason::Internal | Reason::Unspecified);
-        match reason {
-            Reason::ProviderUnavailable => Self::Silent,
-            Reason::ProviderThrottled => Self::Throttled,
-            _ if ours => Self::Unknown,
-            _ => Self::Answered,
+        if reason == Reason::ProviderUnavailable {
+            Self::Silent
+        } else if reason == Reason::ProviderThrottled {
+            Self::Throttled
+        } else if ours {
+            Self::Unknown
+        } else {
+            Self::Answered
         }
     }
 }

@@ -385,7 +385,7 @@ async fn an_attempt_that_hangs_ends_in_time_and_a_write_is_never_sent_twice() {
     assert_eq!((failure.reason(), world.now() - began), (Reason::ProviderUnavailable, 10 * SECOND));
     assert!(failure.message().contains("within 10s") && failure.message().contains("may have been made"));
     assert_eq!(world.sent().len(), 1);
-    let hangs = world.guard.call(Operation::Access, || std::future::pending::<Result<(), Failure>>());
+    let hangs = world.guard.call(Operation::Access, std::future::pending::<Result<(), Failure>>);
     assert!(hangs.await.unwrap_err().message().contains("retry"));
     assert!(world.now() - began < 45 * SECOND);
 }
