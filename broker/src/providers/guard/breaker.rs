@@ -69,6 +69,7 @@ impl Breaker {
         Ok(Ticket { era: self.era })
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is settled once")]
     pub(super) fn settle(
         &mut self,
         ticket: Ticket,
@@ -76,8 +77,7 @@ impl Breaker {
         now: Instant,
         jitter: &mut Jitter,
     ) -> Option<Change> {
-        let Ticket { era } = ticket;
-        if era != self.era {
+        if ticket.era != self.era {
             return None;
         }
         match (&mut self.state, verdict) {
