@@ -1,0 +1,251 @@
+//! Google Cloud Secret Manager, global or regional, through Google's own crate.
+//!
+//! The crate sends the requests and reads the answers. When to send, with which token, and what a refusal means is
+//! decided here and in [`Guard`]. The crate's buffers hold payloads in base64 for as long as a request lasts and are
+//! not zeroed; its types print payloads, so none of them is ever formatted.
+
+mod method;
+mod path;
+mod refusal;
+mod requests;
+mod token;
+mod told;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use google_cloud_gax::client_builder;
+use thiserror::Error;
+
+use self::path::{Parent, SecretPath};
+use self::requests::Requests;
+use crate::config::GcpStore as Settings;
+use crate::error::{Failure, Reason};
+use crate::names::{NameError, SecretName, StoreName, VersionId};
+use crate::providers::credential::Credential;
+use crate::providers::guard::Guard;
+use crate::secrets::{Fetched, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, VersionInfo, VersionState};
+
+const MAX_PAYLOAD: usize = 64 << 10;
+const MAX_PAGE: usize = 1_000;
+
+#[allow(missing_debug_implementations, reason = "reaches tokens")]
+pub struct GcpStore {
+    name: StoreName,
+    parent: Parent,
+    requests: Requests,
+}
+
+#[derive(Debug, Error)]
+#[error("the client of Secret Manager cannot be made; check the store's endpoint and the system's CA certificates")]
+pub struct OpenError(#[from] client_builder::Error);
+
+impl GcpStore {
+    /// Sends nothing yet.
+    pub async fn open(
+        name: StoreName,
+        settings: &Settings,
+        credential: Arc<Credential>,
+        guard: Arc<Guard>,
+    ) -> Result<Self, OpenError> {
+        let location = settings.location.as_deref();
+        let endpoint = settings.endpoint.clone().or_else(|| location.map(regional_endpoint));
+        let requests = Requests::new(endpoint, credential, guard).await?;
+        Ok(Self { name, parent: Parent::new(&settings.project, location), requests })
+    }
+
+    async fn read(&self, secret: &SecretName, version: &VersionId) -> Result<Fetched, Failure> {
+        let (path, version_path) = self.version_path(secret, version)?;
+        let access = || self.requests.access(&version_path, secret);
+        let mut read = access().await;
+        if read.as_ref().is_err_and(|failure| failure.reason() == Reason::PayloadCorrupt) {
+            read = access().await;
+        }
+        match read {
+            Ok(fetched) => is_asked(version, &fetched.version, secret).map(|()| fetched),
+            Err(failure) => Err(self.explained(failure, secret, &path, version).await),
+        }
+    }
+
+    async fn set(&self, secret: &SecretName, version: &VersionId, enabled: bool) -> Result<VersionInfo, Failure> {
+        let (path, version_path) = self.version_path(secret, version)?;
+        let changed = match version {
+            VersionId::Exact(_) => self.requests.set_enabled(&version_path, secret, enabled).await,
+            // Google changes numbered versions only.
+            VersionId::Latest => match self.requests.version(&version_path, secret).await {
+                Ok(latest) => {
+                    let numbered = format!("{}/versions/{}", path.as_str(), latest.id);
+                    self.requests.set_enabled(&numbered, secret, enabled).await
+                }
+                Err(failure) => Err(failure),
+            },
+        };
+        match changed {
+            Ok(info) => is_asked(version, &info, secret).map(|()| info),
+            Err(failure) => Err(self.explained(failure, secret, &path, version).await),
+        }
+    }
+
+    /// Both paths, or why no request is worth its while.
+    fn version_path(&self, secret: &SecretName, version: &VersionId) -> Result<(SecretPath, String), Failure> {
+        let path = self.parent.secret(secret)?;
+        let version_path = path.version(version).ok_or_else(|| no_version(secret, version))?;
+        Ok((path, version_path))
+    }
+
+    /// Google says `NOT_FOUND` for secrets and versions alike, and `FAILED_PRECONDITION` for disabled and destroyed
+    /// ones: a second look tells which it is, where the broker may look.
+    async fn explained(
+        &self,
+        failure: Failure,
+        secret: &SecretName,
+        path: &SecretPath,
+        version: &VersionId,
+    ) -> Failure {
+        let looked = match failure.reason() {
+            Reason::SecretNotFound => self.requests.secret(path, secret).await.map(|_| no_version(secret, version)),
+            Reason::VersionDisabled => match path.version(version) {
+                Some(version_path) => {
+                    let info = self.requests.version(&version_path, secret).await;
+                    info.map(|info| wrong_state(&info, secret))
+                }
+                None => return failure,
+            },
+            _ => return failure,
+        };
+        match looked {
+            Ok(precise) => precise,
+            Err(second) if second.reason() == Reason::ProviderDenied => failure,
+            Err(second) => second,
+        }
+    }
+}
+
+impl Provider for GcpStore {
+    fn check_name(&self, secret: &SecretName) -> Result<(), NameError> {
+        path::check_id(secret.id())
+    }
+
+    /// `latest` is Google's to resolve and may lag after an add; a version's number never does.
+    fn fetch<'a>(&'a self, secret: &'a SecretName, version: &'a VersionId) -> BoxFuture<'a, Result<Fetched, Failure>> {
+        Box::pin(self.read(secret, version))
+    }
+
+    fn describe<'a>(&'a self, secret: &'a SecretName) -> BoxFuture<'a, Result<SecretInfo, Failure>> {
+        Box::pin(async move {
+            let path = self.parent.secret(secret)?;
+            self.requests.secret(&path, secret).await
+        })
+    }
+
+    /// In Google's order, which is that of the names.
+    fn list(&self, page: Page) -> BoxFuture<'_, Result<Listing<SecretInfo>, Failure>> {
+        Box::pin(async move {
+            let paged = page.token.is_some();
+            let listed = self.requests.secrets(&self.parent, bounded(page), &self.name).await;
+            listed.map_err(|failure| blame_token(failure, paged))
+        })
+    }
+
+    /// In Google's order, which is the newest first.
+    fn versions<'a>(
+        &'a self,
+        secret: &'a SecretName,
+        page: Page,
+    ) -> BoxFuture<'a, Result<Listing<VersionInfo>, Failure>> {
+        Box::pin(async move {
+            let paged = page.token.is_some();
+            let path = self.parent.secret(secret)?;
+            let listed = self.requests.versions(&path, bounded(page), secret).await;
+            listed.map_err(|failure| blame_token(failure, paged))
+        })
+    }
+
+    fn add<'a>(
+        &'a self,
+        secret: &'a SecretName,
+        payload: SecretBytes,
+        creation: Option<Labels>,
+    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+        Box::pin(async move {
+            let path = self.parent.secret(secret)?;
+            if creation.is_some() {
+                let message = format!("{secret} cannot be created by the broker; create it in Google Cloud, then add");
+                return Err(Failure::new(Reason::UnsupportedByStore, message));
+            }
+            let size = payload.len();
+            if size > MAX_PAYLOAD {
+                return Err(bad_payload(size));
+            }
+            let added = self.requests.add(&path, payload, secret).await;
+            added.map_err(|failure| match failure.reason() {
+                Reason::InvalidArgument => bad_payload(size),
+                _ => failure,
+            })
+        })
+    }
+
+    fn set_enabled<'a>(
+        &'a self,
+        secret: &'a SecretName,
+        version: &'a VersionId,
+        enabled: bool,
+    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+        Box::pin(self.set(secret, version, enabled))
+    }
+}
+
+fn regional_endpoint(location: &str) -> String {
+    format!("https://secretmanager.{location}.rep.googleapis.com")
+}
+
+fn bounded(page: Page) -> Page {
+    Page { size: page.size.clamp(1, MAX_PAGE), ..page }
+}
+
+/// An answer about another version than the one that was asked for is none.
+fn is_asked(asked: &VersionId, told: &VersionInfo, secret: &SecretName) -> Result<(), Failure> {
+    match asked {
+        VersionId::Exact(id) if *id != told.id => Err(refusal::garbage(secret.as_str())),
+        VersionId::Exact(_) | VersionId::Latest => Ok(()),
+    }
+}
+
+fn no_version(secret: &SecretName, version: &VersionId) -> Failure {
+    let message = match version {
+        VersionId::Latest => format!("{secret} has no versions yet; add one"),
+        VersionId::Exact(id) => format!("{secret} has no version {id}; list its versions"),
+    };
+    Failure::new(Reason::VersionNotFound, message)
+}
+
+fn wrong_state(version: &VersionInfo, secret: &SecretName) -> Failure {
+    let id = &version.id;
+    match version.state {
+        VersionState::Disabled => Failure::new(
+            Reason::VersionDisabled,
+            format!("{secret}/versions/{id} is disabled; enable it, or name another version"),
+        ),
+        VersionState::Destroyed => Failure::new(
+            Reason::VersionDestroyed,
+            format!("{secret}/versions/{id} is destroyed for good; name another version"),
+        ),
+        VersionState::Enabled => refusal::unusable(secret.as_str()),
+    }
+}
+
+/// A first page cannot be refused for its token.
+fn blame_token(failure: Failure, paged: bool) -> Failure {
+    match failure.reason() {
+        Reason::InvalidArgument if paged => {
+            let description = "is not one of this list; start again without it";
+            Failure::bad_field(Reason::InvalidPageToken, "page_token", description)
+        }
+        _ => failure,
+    }
+}
+
+fn bad_payload(size: usize) -> Failure {
+    let description = format!("has {size} bytes; Secret Manager takes 1 to {MAX_PAYLOAD}");
+    Failure::bad_field(Reason::InvalidArgument, "payload", description)
+}
