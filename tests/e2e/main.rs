@@ -19,6 +19,7 @@ mod issuers;
 mod providers;
 mod reload;
 mod rights;
+mod secret_manager;
 mod status;
 mod status_command;
 mod threats;

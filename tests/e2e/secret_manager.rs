@@ -1,0 +1,314 @@
+//! Google Secret Manager: the double is judged by Google's own client, and the `gcp` store by the double.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use keyferry_broker::clock::{SystemClock, Timestamp};
+use keyferry_broker::config::GcpStore as Settings;
+use keyferry_broker::error::{Detail, Failure, Reason};
+use keyferry_broker::names::{SecretName, StoreName, VersionId};
+use keyferry_broker::providers::credential::{Broken, Credential, Token, TokenSource};
+use keyferry_broker::providers::gcp::GcpStore;
+use keyferry_broker::providers::guard::Guard;
+use keyferry_broker::secrets::{Page, Provider as _, SecretBytes};
+use keyferry_tests::conformance::conforms_given;
+use keyferry_tests::doubles::faults::Fault;
+use keyferry_tests::doubles::secret_manager::{Lag, Method, PROJECT, SecretManager};
+
+const TOKEN: &str = "token-of-the-broker";
+const REGION: &str = "europe-west3";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn googles_own_client_accepts_the_double() {
+    let google = SecretManager::start().await;
+    google.grant(TOKEN, &Method::ALL);
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let judged = tokio::process::Command::new(here.join("../.tools/pypi/cloud-clients/bin/python"))
+        .arg(here.join("judges/secret_manager.py"))
+        .args([&google.endpoint(), &google.grpc_endpoint(), TOKEN])
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("the judge needs its packages: tools/install cloud-clients");
+    let (said, complaint) = (String::from_utf8_lossy(&judged.stdout), String::from_utf8_lossy(&judged.stderr));
+    assert!(judged.status.success() && said.trim() == "accepted", "{said}{complaint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gcp_store_conforms_globally_and_regionally() {
+    for location in [None, Some(REGION)] {
+        let google = SecretManager::start().await;
+        google.grant(TOKEN, &Method::ALL);
+        let store = open(&google, location).await;
+        let create = async |secret: &SecretName| google.create_secret(location, secret.id(), &[]);
+        conforms_given(&store, &name(), create).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tells_labels_and_the_real_version_behind_latest() {
+    let google = with_versions(&[b"1", b"2"]).await;
+    google.create_secret(None, "labelled", &[("team", "payments"), ("tier", "1")]);
+    let store = open(&google, None).await;
+    let labels = store.describe(&secret("labelled")).await.unwrap().labels;
+    let told: Vec<_> = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(told, [("team", "payments"), ("tier", "1")]);
+
+    assert_eq!(&*store.fetch(&secret("db"), &VersionId::Latest).await.unwrap().version.id, "2");
+    google.set_lag(Lag::Lasting);
+    let added = store.add(&secret("db"), SecretBytes::new(b"3".to_vec()), None).await.unwrap();
+    assert_eq!(&*store.fetch(&secret("db"), &VersionId::Latest).await.unwrap().version.id, "2", "Google's own lag");
+    let exact = VersionId::exact(&added.id).unwrap();
+    assert_eq!(&*store.fetch(&secret("db"), &exact).await.unwrap().version.id, "3", "a number never lags");
+    google.set_lag(Lag::Reads(1));
+    for expected in ["2", "3"] {
+        assert_eq!(&*store.fetch(&secret("db"), &VersionId::Latest).await.unwrap().version.id, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_in_the_wrong_state_is_told_from_one_that_is_not_there() {
+    let google = with_versions(&[b"1", b"2", b"3"]).await;
+    let store = open(&google, None).await;
+    google.destroy_version(None, "db", 1);
+    store.set_enabled(&secret("db"), &version("2"), false).await.unwrap();
+    google.create_secret(None, "empty", &[]);
+    for (id, asked, reason) in [
+        ("db", version("1"), Reason::VersionDestroyed),
+        ("db", version("2"), Reason::VersionDisabled),
+        ("db", version("4"), Reason::VersionNotFound),
+        ("empty", VersionId::Latest, Reason::VersionNotFound),
+        ("absent", VersionId::Latest, Reason::SecretNotFound),
+        ("absent", version("1"), Reason::SecretNotFound),
+    ] {
+        assert_eq!(refused(&store, id, &asked).await.reason(), reason, "{id} {asked:?}");
+    }
+    for enabled in [true, false] {
+        let refused = store.set_enabled(&secret("db"), &version("1"), enabled).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::VersionDestroyed);
+    }
+    let newest = store.set_enabled(&secret("db"), &VersionId::Latest, false).await.unwrap();
+    assert_eq!(&*newest.id, "3", "latest is resolved before it is changed");
+    assert_eq!(refused(&store, "db", &VersionId::Latest).await.reason(), Reason::VersionDisabled);
+
+    // A broker that may read values and nothing else cannot take the second look, and says what it knows.
+    google.grant(TOKEN, &[Method::AccessSecretVersion]);
+    assert_eq!(refused(&store, "db", &version("1")).await.reason(), Reason::VersionDisabled);
+    assert_eq!(refused(&store, "db", &version("4")).await.reason(), Reason::SecretNotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_google_cannot_have_costs_no_request() {
+    let google = with_versions(&[b"1"]).await;
+    let store = open(&google, None).await;
+    for asked in ["0", "01", "1a", "latest1", "18446744073709551616", "0123456789abcdef0123456789abcdef"] {
+        let asked = version(asked);
+        assert_eq!(refused(&store, "db", &asked).await.reason(), Reason::VersionNotFound, "{asked:?}");
+        let changed = store.set_enabled(&secret("db"), &asked, false).await;
+        assert_eq!(changed.unwrap_err().reason(), Reason::VersionNotFound, "{asked:?}");
+    }
+    assert_eq!(google.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn takes_payloads_of_1_to_65536_bytes() {
+    let google = with_versions(&[]).await;
+    let store = open(&google, None).await;
+    for length in [1, 65_536] {
+        let added = store.add(&secret("db"), SecretBytes::new(vec![0xa5; length]), None).await.unwrap();
+        let read = store.fetch(&secret("db"), &version(&added.id)).await.unwrap();
+        assert_eq!((read.payload.len(), read.crc32c), (length, crc32c::crc32c(&vec![0xa5; length])));
+    }
+    for length in [0, 65_537] {
+        let refused = store.add(&secret("db"), SecretBytes::new(vec![0xa5; length]), None).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::InvalidArgument);
+        assert!(matches!(refused.detail(), Detail::BadField { field: "payload", .. }), "{refused}");
+        assert!(refused.message().contains(&length.to_string()) && refused.message().contains("65536"), "{refused}");
+    }
+    assert_eq!(google.count(Method::AddSecretVersion), 3, "what is too large is not sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_does_not_match_its_checksum_is_read_once_more() {
+    let google = with_versions(&[b"1"]).await;
+    let store = open(&google, None).await;
+    google.faults().set_for(Fault::WrongCrc, 1);
+    assert!(store.fetch(&secret("db"), &VersionId::Latest).await.is_ok());
+    assert_eq!(google.count(Method::AccessSecretVersion), 2);
+    google.faults().set(Fault::WrongCrc);
+    assert_eq!(refused(&store, "db", &VersionId::Latest).await.reason(), Reason::PayloadCorrupt);
+    assert_eq!(google.count(Method::AccessSecretVersion), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_broken_answer_has_its_reason() {
+    let google = with_versions(&[b"value-nobody-may-see"]).await;
+    let store = open(&google, None).await;
+    for (fault, reason) in [
+        (Fault::Garbage, Reason::ProviderUnavailable),
+        (Fault::TruncatedBody, Reason::ProviderUnavailable),
+        (Fault::Status(500), Reason::ProviderUnavailable),
+        (Fault::Status(502), Reason::ProviderUnavailable),
+        (Fault::Status(503), Reason::ProviderUnavailable),
+        (Fault::Status(504), Reason::ProviderUnavailable),
+        (Fault::Throttle { retry_after: None }, Reason::ProviderThrottled),
+        (Fault::Status(403), Reason::ProviderDenied),
+        (Fault::Status(401), Reason::ProviderCredential),
+    ] {
+        google.faults().set(fault);
+        for failure in [
+            refused(&store, "db", &VersionId::Latest).await,
+            store.describe(&secret("db")).await.unwrap_err(),
+            store.list(page(None)).await.unwrap_err(),
+            store.versions(&secret("db"), page(None)).await.unwrap_err(),
+            store.add(&secret("db"), SecretBytes::new(b"value-nobody-may-see".to_vec()), None).await.unwrap_err(),
+            store.set_enabled(&secret("db"), &version("1"), false).await.unwrap_err(),
+        ] {
+            assert_eq!(failure.reason(), reason, "{fault:?}: {failure}");
+            let told = format!("{failure:?}");
+            for private in ["value-nobody-may-see", "A fault was switched on", "it works", TOKEN] {
+                assert!(!told.contains(private), "{fault:?} quotes the other side: {told}");
+            }
+        }
+        google.faults().clear();
+    }
+    assert!(store.fetch(&secret("db"), &VersionId::Latest).await.is_ok(), "and all is well again");
+
+    let gone = google.endpoint();
+    drop(google);
+    let store = open_at(&gone, None).await;
+    assert_eq!(refused(&store, "db", &VersionId::Latest).await.reason(), Reason::ProviderUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttle_is_passed_on_with_the_wait_that_google_asks_for() {
+    let google = with_versions(&[b"1"]).await;
+    let store = open(&google, None).await;
+    let wait = std::time::Duration::from_secs(7);
+    google.faults().set(Fault::Throttle { retry_after: Some(wait) });
+    assert_eq!(*refused(&store, "db", &VersionId::Latest).await.detail(), Detail::RetryAfter(wait));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_names_the_permission_the_role_and_the_account() {
+    let google = with_versions(&[b"1"]).await;
+    google.grant(TOKEN, &[]);
+    let store = open(&google, None).await;
+    for (failure, permission, role) in [
+        (refused(&store, "db", &VersionId::Latest).await, "versions.access", "secretAccessor"),
+        (store.describe(&secret("db")).await.unwrap_err(), "secrets.get", "viewer"),
+        (store.list(page(None)).await.unwrap_err(), "secrets.list", "viewer"),
+        (store.versions(&secret("db"), page(None)).await.unwrap_err(), "versions.list", "viewer"),
+        (
+            store.add(&secret("db"), SecretBytes::new(b"x".to_vec()), None).await.unwrap_err(),
+            "versions.add",
+            "secretVersionAdder",
+        ),
+        (
+            store.set_enabled(&secret("db"), &version("1"), true).await.unwrap_err(),
+            "versions.enable",
+            "secretVersionManager",
+        ),
+    ] {
+        assert_eq!(failure.reason(), Reason::ProviderDenied);
+        for part in [&format!("secretmanager.{permission} "), &format!("roles/secretmanager.{role} "), SUBJECT] {
+            assert!(failure.message().contains(part), "{part}: {failure}");
+        }
+        assert!(!failure.message().contains("may not exist"), "quotes Google: {failure}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_token_is_tried_once_more_and_reported() {
+    let google = with_versions(&[b"1"]).await;
+    let store = open(&google, None).await;
+    google.faults().set_for(Fault::Status(401), 1);
+    assert!(store.fetch(&secret("db"), &VersionId::Latest).await.is_ok());
+    google.faults().set_for(Fault::Status(401), 1);
+    assert!(store.add(&secret("db"), SecretBytes::new(b"2".to_vec()), None).await.is_ok());
+    assert_eq!(google.count(Method::AddSecretVersion), 2, "a refused add added nothing");
+    google.revoke(TOKEN);
+    let before = google.requests();
+    assert_eq!(refused(&store, "db", &VersionId::Latest).await.reason(), Reason::ProviderCredential);
+    assert_eq!(google.requests() - before, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_token_of_another_list_is_named() {
+    let google = with_versions(&[b"1"]).await;
+    let store = open(&google, None).await;
+    let failures = [
+        store.list(page(Some("x"))).await.unwrap_err(),
+        store.versions(&secret("db"), page(Some("x"))).await.unwrap_err(),
+    ];
+    for failure in failures {
+        assert_eq!(failure.reason(), Reason::InvalidPageToken, "{failure}");
+    }
+}
+
+/// Serves a secret `db` with these versions.
+async fn with_versions(payloads: &[&[u8]]) -> SecretManager {
+    let google = SecretManager::start().await;
+    google.grant(TOKEN, &Method::ALL);
+    google.create_secret(None, "db", &[]);
+    for payload in payloads {
+        google.add_version(None, "db", payload);
+    }
+    google
+}
+
+async fn open(google: &SecretManager, location: Option<&str>) -> GcpStore {
+    open_at(&google.endpoint(), location).await
+}
+
+async fn open_at(endpoint: &str, location: Option<&str>) -> GcpStore {
+    let settings = Settings {
+        project: PROJECT.to_owned(),
+        location: location.map(str::to_owned),
+        credential: "google".to_owned(),
+        endpoint: Some(endpoint.to_owned()),
+    };
+    let credential = Credential::new(Box::new(Fixed), Arc::new(SystemClock));
+    GcpStore::open(name(), &settings, credential, Arc::new(Guard {})).await.unwrap()
+}
+
+const SUBJECT: &str = "broker@keyferry-test.iam.gserviceaccount.com";
+
+/// One token that never ends.
+struct Fixed;
+
+impl TokenSource for Fixed {
+    fn chain(&self) -> Vec<&'static str> {
+        vec!["fixed"]
+    }
+
+    fn obtain<'a>(&'a self, scope: &'a str) -> BoxFuture<'a, Result<Token, Broken>> {
+        assert_eq!(scope, "https://www.googleapis.com/auth/cloud-platform");
+        let token = Token::new(TOKEN.to_owned(), Timestamp::from_secs(u64::MAX / 1_000_000), Some(SUBJECT.into()));
+        Box::pin(std::future::ready(Ok(token)))
+    }
+}
+
+async fn refused(store: &GcpStore, id: &str, asked: &VersionId) -> Failure {
+    match store.fetch(&secret(id), asked).await {
+        Ok(_) => panic!("{id} was read"),
+        Err(failure) => failure,
+    }
+}
+
+fn name() -> StoreName {
+    StoreName::from_id("google").unwrap()
+}
+
+fn secret(id: &str) -> SecretName {
+    name().secret(id).unwrap()
+}
+
+fn version(id: &str) -> VersionId {
+    VersionId::exact(id).unwrap()
+}
+
+fn page(token: Option<&str>) -> Page {
+    Page { size: 10, token: token.map(str::to_owned) }
+}
