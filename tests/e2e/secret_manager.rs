@@ -57,7 +57,7 @@ async fn tells_labels_and_the_real_version_behind_latest() {
 
     assert_eq!(&*store.fetch(&secret("db"), &VersionId::Latest).await.unwrap().version.id, "2");
     google.set_lag(Lag::Lasting);
-    let added = store.add(&secret("db"), SecretBytes::new(b"3".to_vec()), None).await.unwrap();
+    let added = store.add(&secret("db"), bytes(b"3"), None).await.unwrap();
     assert_eq!(&*store.fetch(&secret("db"), &VersionId::Latest).await.unwrap().version.id, "2", "Google's own lag");
     let exact = VersionId::exact(&added.id).unwrap();
     assert_eq!(&*store.fetch(&secret("db"), &exact).await.unwrap().version.id, "3", "a number never lags");
@@ -144,7 +144,6 @@ async fn a_payload_that_does_not_match_its_checksum_is_read_once_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_broken_answer_has_its_reason() {
     let google = with_versions(&[b"value-nobody-may-see"]).await;
-    let store = open(&google, None).await;
     for (fault, reason) in [
         (Fault::Garbage, Reason::ProviderUnavailable),
         (Fault::TruncatedBody, Reason::ProviderUnavailable),
@@ -157,13 +156,15 @@ async fn every_broken_answer_has_its_reason() {
         (Fault::Status(401), Reason::ProviderCredential),
     ] {
         google.faults().set(fault);
+        // One store for each, as a guard that has seen enough of this asks no more.
+        let store = async || open(&google, None).await;
         for failure in [
-            refused(&store, "db", &VersionId::Latest).await,
-            store.describe(&secret("db")).await.unwrap_err(),
-            store.list(page(None)).await.unwrap_err(),
-            store.versions(&secret("db"), page(None)).await.unwrap_err(),
-            store.add(&secret("db"), SecretBytes::new(b"value-nobody-may-see".to_vec()), None).await.unwrap_err(),
-            store.set_enabled(&secret("db"), &version("1"), false).await.unwrap_err(),
+            refused(&store().await, "db", &VersionId::Latest).await,
+            store().await.describe(&secret("db")).await.unwrap_err(),
+            store().await.list(page(None)).await.unwrap_err(),
+            store().await.versions(&secret("db"), page(None)).await.unwrap_err(),
+            store().await.add(&secret("db"), bytes(b"value-nobody-may-see"), None).await.unwrap_err(),
+            store().await.set_enabled(&secret("db"), &version("1"), false).await.unwrap_err(),
         ] {
             assert_eq!(failure.reason(), reason, "{fault:?}: {failure}");
             let told = format!("{failure:?}");
@@ -173,6 +174,7 @@ async fn every_broken_answer_has_its_reason() {
         }
         google.faults().clear();
     }
+    let store = open(&google, None).await;
     assert!(store.fetch(&secret("db"), &VersionId::Latest).await.is_ok(), "and all is well again");
 
     let gone = google.endpoint();
@@ -200,11 +202,7 @@ async fn a_denial_names_the_permission_the_role_and_the_account() {
         (store.describe(&secret("db")).await.unwrap_err(), "secrets.get", "viewer"),
         (store.list(page(None)).await.unwrap_err(), "secrets.list", "viewer"),
         (store.versions(&secret("db"), page(None)).await.unwrap_err(), "versions.list", "viewer"),
-        (
-            store.add(&secret("db"), SecretBytes::new(b"x".to_vec()), None).await.unwrap_err(),
-            "versions.add",
-            "secretVersionAdder",
-        ),
+        (store.add(&secret("db"), bytes(b"x"), None).await.unwrap_err(), "versions.add", "secretVersionAdder"),
         (
             store.set_enabled(&secret("db"), &version("1"), true).await.unwrap_err(),
             "versions.enable",
@@ -226,7 +224,7 @@ async fn a_refused_token_is_tried_once_more_and_reported() {
     google.faults().set_for(Fault::Status(401), 1);
     assert!(store.fetch(&secret("db"), &VersionId::Latest).await.is_ok());
     google.faults().set_for(Fault::Status(401), 1);
-    assert!(store.add(&secret("db"), SecretBytes::new(b"2".to_vec()), None).await.is_ok());
+    assert!(store.add(&secret("db"), bytes(b"2"), None).await.is_ok());
     assert_eq!(google.count(Method::AddSecretVersion), 2, "a refused add added nothing");
     google.revoke(TOKEN);
     let before = google.requests();
@@ -307,6 +305,10 @@ fn secret(id: &str) -> SecretName {
 
 fn version(id: &str) -> VersionId {
     VersionId::exact(id).unwrap()
+}
+
+fn bytes(payload: &[u8]) -> SecretBytes {
+    SecretBytes::new(payload.to_vec())
 }
 
 fn page(token: Option<&str>) -> Page {
