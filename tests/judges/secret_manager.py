@@ -150,7 +150,9 @@ def judge(client, parent, prefix, regional):
         listed = client.list_secrets(request={"parent": parent, "page_size": size})
         pages = [[secret.name for secret in page.secrets] for page in listed.pages]
         assert all(len(page) <= size for page in pages)
-        ours = [name for page in pages for name in page if f"/secrets/{prefix}-" in name]
+        names = [name for page in pages for name in page]
+        assert all(name.startswith(f"{where}/secrets/") for name in names), names
+        ours = [name for name in names if f"/secrets/{prefix}-" in name]
         assert ours == [f"{where}/secrets/{prefix}-{name}" for name in "abcd"], ours
         listed = client.list_secret_versions(request={"parent": asked, "page_size": size})
         versions = [(version.name, version.state.name) for version in listed]

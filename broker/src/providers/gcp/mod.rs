@@ -63,7 +63,7 @@ impl GcpStore {
         }
         match read {
             Ok(fetched) => is_asked(version, &fetched.version, secret).map(|()| fetched),
-            Err(failure) => Err(self.explained(failure, secret, &path, version).await),
+            Err(failure) => Err(self.explained(failure, secret, (&path, &version_path), version).await),
         }
     }
 
@@ -82,7 +82,7 @@ impl GcpStore {
         };
         match changed {
             Ok(info) => is_asked(version, &info, secret).map(|()| info),
-            Err(failure) => Err(self.explained(failure, secret, &path, version).await),
+            Err(failure) => Err(self.explained(failure, secret, (&path, &version_path), version).await),
         }
     }
 
@@ -99,19 +99,16 @@ impl GcpStore {
         &self,
         failure: Failure,
         secret: &SecretName,
-        path: &SecretPath,
+        (path, version_path): (&SecretPath, &str),
         version: &VersionId,
     ) -> Failure {
-        let looked = match failure.reason() {
-            Reason::SecretNotFound => self.requests.secret(path, secret).await.map(|_| no_version(secret, version)),
-            Reason::VersionDisabled => match path.version(version) {
-                Some(version_path) => {
-                    let info = self.requests.version(&version_path, secret).await;
-                    info.map(|info| wrong_state(&info, secret))
-                }
-                None => return failure,
-            },
-            _ => return failure,
+        let looked = if failure.reason() == Reason::SecretNotFound {
+            self.requests.secret(path, secret).await.map(|_| no_version(secret, version))
+        } else if failure.reason() == Reason::VersionDisabled {
+            let info = self.requests.version(version_path, secret).await;
+            info.map(|info| wrong_state(&info, secret))
+        } else {
+            return failure;
         };
         match looked {
             Ok(precise) => precise,
@@ -178,10 +175,7 @@ impl Provider for GcpStore {
                 return Err(bad_payload(size));
             }
             let added = self.requests.add(&path, payload, secret).await;
-            added.map_err(|failure| match failure.reason() {
-                Reason::InvalidArgument => bad_payload(size),
-                _ => failure,
-            })
+            added.map_err(|failure| if is_invalid(&failure) { bad_payload(size) } else { failure })
         })
     }
 
@@ -236,13 +230,14 @@ fn wrong_state(version: &VersionInfo, secret: &SecretName) -> Failure {
 
 /// A first page cannot be refused for its token.
 fn blame_token(failure: Failure, paged: bool) -> Failure {
-    match failure.reason() {
-        Reason::InvalidArgument if paged => {
-            let description = "is not one of this list; start again without it";
-            Failure::bad_field(Reason::InvalidPageToken, "page_token", description)
-        }
-        _ => failure,
+    if !(paged && is_invalid(&failure)) {
+        return failure;
     }
+    Failure::bad_field(Reason::InvalidPageToken, "page_token", "is not one of this list; start again without it")
+}
+
+fn is_invalid(failure: &Failure) -> bool {
+    failure.reason() == Reason::InvalidArgument
 }
 
 fn bad_payload(size: usize) -> Failure {

@@ -131,9 +131,9 @@ impl Waiting for Failure {
 fn asked_wait(error: &Error) -> Option<Duration> {
     let header = error.http_headers().and_then(|headers| headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok());
     header.map(Duration::from_secs).or_else(|| {
-        error.status()?.details.iter().find_map(|detail| match detail {
-            StatusDetails::RetryInfo(info) => info.retry_delay.and_then(|delay| delay.try_into().ok()),
-            _ => None,
+        error.status()?.details.iter().find_map(|detail| {
+            let StatusDetails::RetryInfo(info) = detail else { return None };
+            info.retry_delay?.try_into().ok()
         })
     })
 }

@@ -33,7 +33,7 @@ pub(super) fn version(version: &model::SecretVersion, secret: &SecretName) -> Re
         State::Enabled => VersionState::Enabled,
         State::Disabled => VersionState::Disabled,
         State::Destroyed => VersionState::Destroyed,
-        _ => return Err(refusal::garbage(secret.as_str())),
+        State::Unspecified | State::UnknownValue(_) | _ => return Err(refusal::garbage(secret.as_str())),
     };
     version_info(&version.name, state, version.create_time, secret)
 }

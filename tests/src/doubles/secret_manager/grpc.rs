@@ -95,7 +95,7 @@ impl Service<http::Request<Body>> for SecretManagerService {
 }
 
 /// What a request does to what is kept.
-type Run<M, R> = fn(&mut Vault, M) -> Result<R, Refusal>;
+type Run<M, R> = fn(&mut Vault, &M) -> Result<R, Refusal>;
 
 struct Unary<M, R> {
     backend: Arc<Backend>,
@@ -129,7 +129,7 @@ impl<M: Message + 'static, R: Message + 'static> UnaryService<M> for Unary<M, R>
             if admitted.map_err(|refusal| refusal.status())? == Some(Fault::BlackHole) {
                 std::future::pending::<()>().await;
             }
-            let answer = run(&mut backend.vault.lock().unwrap(), request.into_inner());
+            let answer = run(&mut backend.vault.lock().unwrap(), request.get_ref());
             answer.map(Response::new).map_err(|refusal| refusal.status())
         })
     }

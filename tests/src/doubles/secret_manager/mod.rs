@@ -77,7 +77,7 @@ impl SecretManager {
             secret_id: id.to_owned(),
             secret: Some(Secret { replication, labels, ..Secret::default() }),
         };
-        self.backend.vault.lock().unwrap().create_secret(request).unwrap();
+        self.backend.vault.lock().unwrap().create_secret(&request).unwrap();
     }
 
     pub fn add_version(&self, location: Option<&str>, id: &str, payload: &[u8]) {
@@ -85,13 +85,13 @@ impl SecretManager {
             parent: format!("{}/secrets/{id}", parent(location)),
             payload: Some(SecretPayload { data: payload.to_vec(), data_crc32c: None }),
         };
-        self.backend.vault.lock().unwrap().add_version(request).unwrap();
+        self.backend.vault.lock().unwrap().add_version(&request).unwrap();
     }
 
     pub fn destroy_version(&self, location: Option<&str>, id: &str, version: usize) {
         let name = format!("{}/secrets/{id}/versions/{version}", parent(location));
         let request = NamedRequest { name, etag: String::new() };
-        self.backend.vault.lock().unwrap().destroy_version(request).unwrap();
+        self.backend.vault.lock().unwrap().destroy_version(&request).unwrap();
     }
 
     pub fn set_lag(&self, lag: Lag) {

@@ -92,7 +92,9 @@ impl Refusal {
             Code::Unimplemented => (501, "UNIMPLEMENTED"),
             Code::Unavailable => (503, "UNAVAILABLE"),
             Code::DeadlineExceeded => (504, "DEADLINE_EXCEEDED"),
-            _ => (500, "INTERNAL"),
+            Code::Ok | Code::Cancelled | Code::Unknown | Code::OutOfRange | Code::Internal | Code::DataLoss => {
+                (500, "INTERNAL")
+            }
         };
         let status = self.http.unwrap_or(status);
         let error = json!({ "code": status, "message": self.message, "status": name, "details": self.details });

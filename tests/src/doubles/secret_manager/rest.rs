@@ -92,47 +92,47 @@ impl Asked {
         let mut vault = backend.vault.lock().unwrap();
         Ok(match self.method {
             Method::ListSecrets => {
-                let listed = vault.list_secrets(self.list()?)?;
+                let listed = vault.list_secrets(&self.list()?)?;
                 let secrets: Vec<Value> = listed.secrets.iter().map(secret_json).collect();
                 json!({ "secrets": secrets, "nextPageToken": listed.next_page_token, "totalSize": listed.total_size })
             }
             Method::CreateSecret => {
                 let secret_id = self.text("secretId");
                 let secret = Some(secret(&self.body)?);
-                secret_json(&vault.create_secret(CreateSecretRequest { parent: self.name, secret_id, secret })?)
+                secret_json(&vault.create_secret(&CreateSecretRequest { parent: self.name, secret_id, secret })?)
             }
-            Method::GetSecret => secret_json(&vault.get_secret(self.named())?),
+            Method::GetSecret => secret_json(&vault.get_secret(&self.named())?),
             Method::UpdateSecret => {
                 let paths = self.text("updateMask").split(',').map(str::to_owned).collect();
                 let secret = Some(Secret { name: self.name.clone(), ..secret(&self.body)? });
                 let update_mask = Some(FieldMask { paths });
-                secret_json(&vault.update_secret(UpdateSecretRequest { secret, update_mask })?)
+                secret_json(&vault.update_secret(&UpdateSecretRequest { secret, update_mask })?)
             }
             Method::DeleteSecret => {
-                vault.delete_secret(self.named())?;
+                vault.delete_secret(&self.named())?;
                 json!({})
             }
             Method::AddSecretVersion => {
                 let payload = Some(payload(&self.body["payload"])?);
-                let added = vault.add_version(AddSecretVersionRequest { parent: self.name, payload })?;
+                let added = vault.add_version(&AddSecretVersionRequest { parent: self.name, payload })?;
                 version_json(&added, numbered)
             }
-            Method::GetSecretVersion => version_json(&vault.get_version(self.named())?, numbered),
+            Method::GetSecretVersion => version_json(&vault.get_version(&self.named())?, numbered),
             Method::AccessSecretVersion => {
-                let accessed = vault.access_version(self.named())?;
+                let accessed = vault.access_version(&self.named())?;
                 let payload = accessed.payload.unwrap_or_default();
                 let checksum = payload.data_crc32c.unwrap() ^ i64::from(fault == Some(Fault::WrongCrc));
                 let data = STANDARD.encode(&payload.data);
                 json!({ "name": accessed.name, "payload": { "data": data, "dataCrc32c": checksum.to_string() } })
             }
             Method::ListSecretVersions => {
-                let listed = vault.list_versions(self.list()?)?;
+                let listed = vault.list_versions(&self.list()?)?;
                 let versions: Vec<Value> = listed.versions.iter().map(|v| version_json(v, numbered)).collect();
                 json!({ "versions": versions, "nextPageToken": listed.next_page_token, "totalSize": listed.total_size })
             }
-            Method::EnableSecretVersion => version_json(&vault.enable_version(self.named())?, numbered),
-            Method::DisableSecretVersion => version_json(&vault.disable_version(self.named())?, numbered),
-            Method::DestroySecretVersion => version_json(&vault.destroy_version(self.named())?, numbered),
+            Method::EnableSecretVersion => version_json(&vault.enable_version(&self.named())?, numbered),
+            Method::DisableSecretVersion => version_json(&vault.disable_version(&self.named())?, numbered),
+            Method::DestroySecretVersion => version_json(&vault.destroy_version(&self.named())?, numbered),
         })
     }
 
@@ -173,10 +173,11 @@ fn payload(body: &Value) -> Result<SecretPayload, Refusal> {
         .decode(body["data"].as_str().unwrap_or_default())
         .map_err(|_| invalid("Invalid value at 'payload.data' (TYPE_BYTES)."))?;
     // int64 travels as text, and is taken as a number too.
-    let data_crc32c = match &body["dataCrc32c"] {
-        Value::Null => None,
-        Value::String(text) => Some(text.parse().map_err(|_| invalid("Invalid value at 'payload.data_crc32c'."))?),
-        number => Some(number.as_i64().ok_or_else(|| invalid("Invalid value at 'payload.data_crc32c'."))?),
+    let checksum = body.get("dataCrc32c").map(|given| given.as_i64().or_else(|| given.as_str()?.parse().ok()));
+    let data_crc32c = match checksum {
+        Some(None) => return Err(invalid("Invalid value at 'payload.data_crc32c' (TYPE_INT64).")),
+        Some(given) => given,
+        None => None,
     };
     Ok(SecretPayload { data, data_crc32c })
 }

@@ -52,18 +52,18 @@ impl Vault {
         self.lag = lag;
     }
 
-    pub(super) fn create_secret(&mut self, request: CreateSecretRequest) -> Answered<Secret> {
+    pub(super) fn create_secret(&mut self, request: &CreateSecretRequest) -> Answered<Secret> {
         let location = name::parent(&request.parent)?;
         if !name::is_id(&request.secret_id) {
             return Err(invalid("The secret ID does not match the expected format [[a-zA-Z_0-9]+]."));
         }
-        let mut secret = request.secret.ok_or_else(|| invalid("A secret is required."))?;
+        let mut secret = request.secret.clone().ok_or_else(|| invalid("A secret is required."))?;
         match (&location, &secret.replication) {
             (None, None) => return Err(invalid("Secret.replication is required.")),
             (Some(_), Some(_)) => return Err(invalid("A regional secret has no replication policy.")),
             (None, Some(_)) | (Some(_), None) => {}
         }
-        let key = SecretKey { location, id: request.secret_id };
+        let key = SecretKey { location, id: request.secret_id.clone() };
         secret.name = name::told(&key);
         if self.secrets.contains_key(&key) {
             return Err(Refusal::new(Code::AlreadyExists, format!("Secret [{}] already exists.", secret.name)));
@@ -74,25 +74,24 @@ impl Vault {
         Ok(secret)
     }
 
-    pub(super) fn get_secret(&mut self, request: NamedRequest) -> Answered<Secret> {
+    pub(super) fn get_secret(&mut self, request: &NamedRequest) -> Answered<Secret> {
         Ok(self.kept(&name::secret(&request.name)?)?.secret.clone())
     }
 
-    pub(super) fn update_secret(&mut self, request: UpdateSecretRequest) -> Answered<Secret> {
-        let given = request.secret.ok_or_else(|| invalid("A secret is required."))?;
-        let mask = request.update_mask.unwrap_or_default();
-        if mask.paths != ["labels"] {
+    pub(super) fn update_secret(&mut self, request: &UpdateSecretRequest) -> Answered<Secret> {
+        let given = request.secret.as_ref().ok_or_else(|| invalid("A secret is required."))?;
+        if request.update_mask.as_ref().is_none_or(|mask| mask.paths != ["labels"]) {
             return Err(invalid("The update mask names a field that cannot be updated."));
         }
         let etag = self.etag();
         let kept = self.kept(&name::secret(&given.name)?)?;
         check_etag(&given.etag, &kept.secret.etag)?;
-        kept.secret.labels = given.labels;
+        kept.secret.labels.clone_from(&given.labels);
         kept.secret.etag = etag;
         Ok(kept.secret.clone())
     }
 
-    pub(super) fn delete_secret(&mut self, request: NamedRequest) -> Answered<()> {
+    pub(super) fn delete_secret(&mut self, request: &NamedRequest) -> Answered<()> {
         let key = name::secret(&request.name)?;
         check_etag(&request.etag, &self.kept(&key)?.secret.etag)?;
         self.secrets.remove(&key);
@@ -100,17 +99,17 @@ impl Vault {
     }
 
     /// In the order of names.
-    pub(super) fn list_secrets(&mut self, request: ListRequest) -> Answered<ListSecretsResponse> {
+    pub(super) fn list_secrets(&mut self, request: &ListRequest) -> Answered<ListSecretsResponse> {
         let location = name::parent(&request.parent)?;
         let all: Vec<&Secret> =
             self.secrets.iter().filter(|(key, _)| key.location == location).map(|(_, kept)| &kept.secret).collect();
-        let (range, next_page_token) = page(&request, all.len())?;
+        let (range, next_page_token) = page(request, all.len())?;
         let total_size = i32::try_from(all.len()).unwrap();
         Ok(ListSecretsResponse { secrets: all[range].iter().copied().cloned().collect(), next_page_token, total_size })
     }
 
-    pub(super) fn add_version(&mut self, request: AddSecretVersionRequest) -> Answered<SecretVersion> {
-        let payload = request.payload.ok_or_else(|| invalid("A payload is required."))?;
+    pub(super) fn add_version(&mut self, request: &AddSecretVersionRequest) -> Answered<SecretVersion> {
+        let payload = request.payload.as_ref().ok_or_else(|| invalid("A payload is required."))?;
         let (etag, lag) = (self.etag(), self.lag);
         let kept = self.kept(&name::secret(&request.parent)?)?;
         if payload.data.is_empty() {
@@ -131,18 +130,18 @@ impl Vault {
             etag,
             client_specified_payload_checksum: payload.data_crc32c.is_some(),
         };
-        kept.versions.push((version.clone(), payload.data));
+        kept.versions.push((version.clone(), payload.data.clone()));
         if lag == Lag::None || number == 1 {
             kept.latest = number;
         }
         Ok(version)
     }
 
-    pub(super) fn get_version(&mut self, request: NamedRequest) -> Answered<SecretVersion> {
+    pub(super) fn get_version(&mut self, request: &NamedRequest) -> Answered<SecretVersion> {
         Ok(self.found(&request.name)?.0.clone())
     }
 
-    pub(super) fn access_version(&mut self, request: NamedRequest) -> Answered<AccessSecretVersionResponse> {
+    pub(super) fn access_version(&mut self, request: &NamedRequest) -> Answered<AccessSecretVersionResponse> {
         let (version, data) = self.found(&request.name)?;
         if version.state() != State::Enabled {
             return Err(wrong_state(version));
@@ -152,24 +151,24 @@ impl Vault {
     }
 
     /// The newest first.
-    pub(super) fn list_versions(&mut self, request: ListRequest) -> Answered<ListSecretVersionsResponse> {
+    pub(super) fn list_versions(&mut self, request: &ListRequest) -> Answered<ListSecretVersionsResponse> {
         let kept = self.kept(&name::secret(&request.parent)?)?;
         let all: Vec<SecretVersion> = kept.versions.iter().rev().map(|(version, _)| version.clone()).collect();
-        let (range, next_page_token) = page(&request, all.len())?;
+        let (range, next_page_token) = page(request, all.len())?;
         let total_size = i32::try_from(all.len()).unwrap();
         Ok(ListSecretVersionsResponse { versions: all[range].to_vec(), next_page_token, total_size })
     }
 
-    pub(super) fn enable_version(&mut self, request: NamedRequest) -> Answered<SecretVersion> {
-        self.change(&request, State::Enabled)
+    pub(super) fn enable_version(&mut self, request: &NamedRequest) -> Answered<SecretVersion> {
+        self.change(request, State::Enabled)
     }
 
-    pub(super) fn disable_version(&mut self, request: NamedRequest) -> Answered<SecretVersion> {
-        self.change(&request, State::Disabled)
+    pub(super) fn disable_version(&mut self, request: &NamedRequest) -> Answered<SecretVersion> {
+        self.change(request, State::Disabled)
     }
 
-    pub(super) fn destroy_version(&mut self, request: NamedRequest) -> Answered<SecretVersion> {
-        self.change(&request, State::Destroyed)
+    pub(super) fn destroy_version(&mut self, request: &NamedRequest) -> Answered<SecretVersion> {
+        self.change(request, State::Destroyed)
     }
 
     fn change(&mut self, request: &NamedRequest, state: State) -> Answered<SecretVersion> {
