@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use keyferry_broker::clock::{SystemClock, Timestamp};
@@ -10,13 +11,14 @@ use keyferry_broker::error::{Detail, Failure, Reason};
 use keyferry_broker::names::{SecretName, StoreName, VersionId};
 use keyferry_broker::providers::credential::{Broken, Credential, Token, TokenSource};
 use keyferry_broker::providers::gcp::GcpStore;
-use keyferry_broker::providers::guard::Guard;
+use keyferry_broker::providers::guard::{Budget, Guard, GuardSettings};
 use keyferry_broker::secrets::{Page, Provider as _, SecretBytes};
 use keyferry_tests::conformance::conforms_given;
 use keyferry_tests::doubles::faults::Fault;
 use keyferry_tests::doubles::secret_manager::{Lag, Method, PROJECT, SecretManager};
 
 const TOKEN: &str = "token-of-the-broker";
+const PATIENCE: Duration = Duration::from_secs(10);
 const REGION: &str = "europe-west3";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,6 +149,8 @@ async fn every_broken_answer_has_its_reason() {
     for (fault, reason) in [
         (Fault::Garbage, Reason::ProviderUnavailable),
         (Fault::TruncatedBody, Reason::ProviderUnavailable),
+        (Fault::SlowBody, Reason::ProviderUnavailable),
+        (Fault::BlackHole, Reason::ProviderUnavailable),
         (Fault::Status(500), Reason::ProviderUnavailable),
         (Fault::Status(502), Reason::ProviderUnavailable),
         (Fault::Status(503), Reason::ProviderUnavailable),
@@ -156,16 +160,19 @@ async fn every_broken_answer_has_its_reason() {
         (Fault::Status(401), Reason::ProviderCredential),
     ] {
         google.faults().set(fault);
+        let never_ends = matches!(fault, Fault::SlowBody | Fault::BlackHole);
+        let patience = if never_ends { Duration::from_millis(300) } else { PATIENCE };
         // One store for each, as a guard that has seen enough of this asks no more.
-        let store = async || open(&google, None).await;
-        for failure in [
-            refused(&store().await, "db", &VersionId::Latest).await,
-            store().await.describe(&secret("db")).await.unwrap_err(),
-            store().await.list(page(None)).await.unwrap_err(),
-            store().await.versions(&secret("db"), page(None)).await.unwrap_err(),
-            store().await.add(&secret("db"), bytes(b"value-nobody-may-see"), None).await.unwrap_err(),
-            store().await.set_enabled(&secret("db"), &version("1"), false).await.unwrap_err(),
-        ] {
+        let store = async || open_at(&google.endpoint(), None, patience).await;
+        let (read, described, listed, versions, added, disabled) = futures_util::join!(
+            async { refused(&store().await, "db", &VersionId::Latest).await },
+            async { store().await.describe(&secret("db")).await.unwrap_err() },
+            async { store().await.list(page(None)).await.unwrap_err() },
+            async { store().await.versions(&secret("db"), page(None)).await.unwrap_err() },
+            async { store().await.add(&secret("db"), bytes(b"value-nobody-may-see"), None).await.unwrap_err() },
+            async { store().await.set_enabled(&secret("db"), &version("1"), false).await.unwrap_err() },
+        );
+        for failure in [read, described, listed, versions, added, disabled] {
             assert_eq!(failure.reason(), reason, "{fault:?}: {failure}");
             let told = format!("{failure:?}");
             for private in ["value-nobody-may-see", "A fault was switched on", "it works", TOKEN] {
@@ -179,7 +186,7 @@ async fn every_broken_answer_has_its_reason() {
 
     let gone = google.endpoint();
     drop(google);
-    let store = open_at(&gone, None).await;
+    let store = open_at(&gone, None, PATIENCE).await;
     assert_eq!(refused(&store, "db", &VersionId::Latest).await.reason(), Reason::ProviderUnavailable);
 }
 
@@ -187,7 +194,7 @@ async fn every_broken_answer_has_its_reason() {
 async fn a_throttle_is_passed_on_with_the_wait_that_google_asks_for() {
     let google = with_versions(&[b"1"]).await;
     let store = open(&google, None).await;
-    let wait = std::time::Duration::from_secs(7);
+    let wait = Duration::from_secs(7);
     google.faults().set(Fault::Throttle { retry_after: Some(wait) });
     assert_eq!(*refused(&store, "db", &VersionId::Latest).await.detail(), Detail::RetryAfter(wait));
 }
@@ -257,18 +264,28 @@ async fn with_versions(payloads: &[&[u8]]) -> SecretManager {
 }
 
 async fn open(google: &SecretManager, location: Option<&str>) -> GcpStore {
-    open_at(&google.endpoint(), location).await
+    open_at(&google.endpoint(), location, PATIENCE).await
 }
 
-async fn open_at(endpoint: &str, location: Option<&str>) -> GcpStore {
+/// `patience` is what one answer may take.
+async fn open_at(endpoint: &str, location: Option<&str>, patience: Duration) -> GcpStore {
+    let budget = Budget { limit: 90_000, window: Duration::from_secs(60) };
+    let guard = GuardSettings {
+        access: budget,
+        metadata: budget,
+        write: budget,
+        maximum_wait: Duration::from_secs(5),
+        request_timeout: patience,
+    };
     let settings = Settings {
         project: PROJECT.to_owned(),
         location: location.map(str::to_owned),
         credential: "google".to_owned(),
         endpoint: Some(endpoint.to_owned()),
+        guard: guard.clone(),
     };
     let credential = Credential::new(Box::new(Fixed), Arc::new(SystemClock));
-    GcpStore::open(name(), &settings, credential, Arc::new(Guard {})).await.unwrap()
+    GcpStore::open(name(), &settings, credential, Guard::new(name(), guard, Arc::new(SystemClock))).await.unwrap()
 }
 
 const SUBJECT: &str = "broker@keyferry-test.iam.gserviceaccount.com";
