@@ -1,6 +1,7 @@
 //! The configuration file, read once into types. A key is declared in one place, which reads it, names its variable,
 //! checks it and describes it; one pass over those declarations finds every error, or writes the reference.
 
+mod credentials;
 mod document;
 mod environment;
 mod files;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use crate::admission::QuotaSettings;
 use crate::identity::token::IssuerSettings;
 use crate::names::StoreName;
+use crate::providers::credential::CredentialSettings;
 use crate::transport::{Limits, TlsSettings};
 use crate::{audit, telemetry};
 
@@ -59,6 +61,8 @@ pub struct Config {
     /// By the name that a caller's id carries.
     pub issuers: BTreeMap<String, IssuerSettings>,
     pub quota: QuotaSettings,
+    /// By the name that a store's `credential` has.
+    pub credentials: BTreeMap<String, CredentialSettings>,
     pub stores: BTreeMap<StoreName, StoreSettings>,
     pub telemetry: telemetry::Settings,
     files: Vec<UsedFile>,
@@ -96,6 +100,7 @@ impl Config {
     }
 
     fn read(reader: &mut Reader<'_>, host: &str) -> Self {
+        let mut credential_names = credentials::Names::default();
         Self {
             node: surroundings::node(reader, host),
             listen: listen::read(reader),
@@ -105,7 +110,8 @@ impl Config {
             issuers: issuers::read(reader),
             policy: policy::read(reader),
             quota: quota::read(reader),
-            stores: stores::read(reader),
+            credentials: credentials::read(reader, &mut credential_names),
+            stores: stores::read(reader, &credential_names),
             audit: surroundings::audit(reader),
             telemetry: surroundings::telemetry(reader),
             files: Vec::new(),

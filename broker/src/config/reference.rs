@@ -34,6 +34,9 @@ client_ca = ["clients.pem"]
 [policy]
 directory = "policy"
 
+[credentials.google]
+kind = "google-metadata"
+
 [stores.main]
 kind = "gcp"
 project = "example-project"
@@ -70,7 +73,7 @@ that the configuration names. The smallest useful file:
 - A **size** is a whole number and a unit: `B`, `KiB`, `MiB` or `GiB`, such as `\"256KiB\"`.
 - An **address** is `\"IP:PORT\"`, `\"[IPv6]:PORT\"`, or `\":PORT\"` for all interfaces.
 - A **variable** overrides its key in the file. A list is written in it with commas. A variable cannot declare a new
-  `[issuers.NAME]` or `[stores.NAME]`; for one that the file declares, NAME is written in capitals, with `_` for `-`.
+  `[issuers.NAME]`, `[credentials.NAME]` or `[stores.NAME]`; for one that the file declares, NAME is written in capitals, with `_` for `-`.
 - A variable that begins with `KEYFERRY_` and belongs to no key is an error, except {reserved} and those that Kubernetes
   sets to describe a service of that name.
 ",

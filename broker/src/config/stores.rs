@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::credentials::{Names, credential_name};
 use super::kind::{FileUse, Kind, address, count, duration, file, made_of, one_of, path, text};
 use super::reader::Reader;
 use super::section::Section;
 use super::url::{service_url, vault_url};
 use crate::names::StoreName;
+use crate::providers::credential::Cloud;
 use crate::providers::guard::{Budget, GuardSettings};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,11 +59,11 @@ enum StoreKind {
 const ABOUT: &str = "A place where secrets are; its secrets are called `stores/NAME/secrets/…`. \
                      At least one is needed.";
 
-pub(super) fn read(reader: &mut Reader<'_>) -> BTreeMap<StoreName, StoreSettings> {
+pub(super) fn read(reader: &mut Reader<'_>, credentials: &Names) -> BTreeMap<StoreName, StoreSettings> {
     let mut declared = false;
     let stores = reader.named("stores", ABOUT, store_name, |s| {
         declared = true;
-        read_one(s)
+        read_one(s, credentials)
     });
     if !declared {
         reader.missing_entry(
@@ -73,7 +75,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> BTreeMap<StoreName, StoreSettings
     stores
 }
 
-fn read_one(s: &mut Section<'_, '_>) -> StoreSettings {
+fn read_one(s: &mut Section<'_, '_>, credentials: &Names) -> StoreSettings {
     let kinds = [("local", StoreKind::Local), ("gcp", StoreKind::Gcp), ("azure", StoreKind::Azure)];
     let kind = s.chosen(
         "kind",
@@ -114,8 +116,14 @@ fn read_one(s: &mut Section<'_, '_>) -> StoreSettings {
         guard: guard(s, &AZURE),
     });
     match kind {
-        Some(StoreKind::Gcp) => StoreSettings::Gcp(gcp),
-        Some(StoreKind::Azure) => StoreSettings::Azure(azure),
+        Some(StoreKind::Gcp) => {
+            check_credential(s, &gcp.credential, Cloud::Google, credentials);
+            StoreSettings::Gcp(gcp)
+        }
+        Some(StoreKind::Azure) => {
+            check_credential(s, &azure.credential, Cloud::Azure, credentials);
+            StoreSettings::Azure(azure)
+        }
         Some(StoreKind::Local) | None => StoreSettings::Local(local),
     }
 }
@@ -190,14 +198,27 @@ fn guard(s: &mut Section<'_, '_>, budgets: &Budgets) -> GuardSettings {
     }
 }
 
-fn store_name(id: &str) -> Result<StoreName, String> {
-    StoreName::from_id(id).map_err(|error| error.to_string())
+fn check_credential(s: &mut Section<'_, '_>, name: &str, cloud: Cloud, credentials: &Names) {
+    let kind = match cloud {
+        Cloud::Google => "google-metadata",
+        Cloud::Azure => "azure-managed-identity",
+    };
+    match credentials.get(name) {
+        _ if !s.are_sound(&["credential"]) => {}
+        None => {
+            let message = format!("there is no [credentials.{name}]; add it, for example with kind = \"{kind}\"");
+            s.refuse("credential", &message);
+        }
+        Some(Some(other)) if *other != cloud => {
+            let message = format!("\"{name}\" is of the other cloud; name one such as of kind \"{kind}\"");
+            s.refuse("credential", &message);
+        }
+        Some(_) => {}
+    }
 }
 
-pub(super) fn credential_name() -> Kind<String> {
-    text("a name under [credentials]", "name", |name| {
-        made_of(name, 63, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-    })
+fn store_name(id: &str) -> Result<StoreName, String> {
+    StoreName::from_id(id).map_err(|error| error.to_string())
 }
 
 fn project() -> Kind<String> {

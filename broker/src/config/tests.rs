@@ -11,6 +11,7 @@ use crate::admission::Bucket;
 use crate::audit::Mode;
 use crate::identity::CertificateName;
 use crate::identity::token::{Algorithm, KeySource};
+use crate::providers::credential::{AzureIdentity, GoogleIdentity, IdTokenSigner};
 use crate::transport::{ClientCertificate, TlsVersion};
 
 fn parse(text: &str) -> Result<Config, Problems> {
@@ -190,7 +191,7 @@ fn lets_a_variable_override_its_key() {
 
 #[test]
 fn lets_variables_stand_for_a_whole_section() {
-    let file = "[policy]\ndirectory = \"p\"\n[stores.a]\nkind = \"gcp\"\nproject = \"project-a\"";
+    let file = "[policy]\ndirectory = \"p\"\n[stores.a]\nkind = \"local\"\nfile = \"f\"\nkey_file = \"k\"";
     let tls = [("KEYFERRY_TLS_CERTIFICATE", "c"), ("KEYFERRY_TLS_KEY", "k"), ("KEYFERRY_TLS_CLIENT_CA", "ca")];
     assert_eq!(parse_with(file, &tls).unwrap().tls.key, Path::new("k"));
 }
@@ -266,7 +267,7 @@ fn reads_durations_and_sizes() {
 fn refuses_an_admin_port_that_others_reach_without_tls() {
     for open in [":7445", "0.0.0.0:7445", "10.0.0.1:7445", "[::]:7445"] {
         let lines = report(&format!("[listen]\nadmin = \"{open}\""));
-        assert!(lines.contains(":13:9: [listen] admin: leaves this machine without TLS"), "{lines}");
+        assert!(lines.contains(":16:9: [listen] admin: leaves this machine without TLS"), "{lines}");
         parse(&format!("{SMALLEST}[listen]\nadmin = \"{open}\"\nadmin_tls = true")).unwrap();
     }
     for closed in ["127.0.0.1:1", "[::1]:1", "off"] {
@@ -319,7 +320,7 @@ fn refuses_algorithms_that_prove_nothing() {
 fn refuses_two_issuers_with_one_url() {
     let issuer = |name: &str| format!("[issuers.{name}]\nurl = \"https://a.example\"\naudiences = [\"x\"]\n");
     let lines = report(&(issuer("a") + &issuer("b")));
-    assert!(lines.contains(":16:7: [issuers.b] url: is another issuer's too"), "{lines}");
+    assert!(lines.contains(":19:7: [issuers.b] url: is another issuer's too"), "{lines}");
 }
 
 #[test]
@@ -347,7 +348,10 @@ fn takes_only_https_for_an_issuer_and_a_vault_for_azure() {
     for wrong in wrong {
         assert!(!accepts(wrong), "{wrong}");
     }
-    let vault = |url: &str| parse(&format!("{SMALLEST}[stores.a]\nkind = \"azure\"\nvault_url = \"{url}\"")).is_ok();
+    let vault = |url: &str| {
+        let identity = "[credentials.azure]\nkind = \"azure-managed-identity\"\n";
+        parse(&format!("{SMALLEST}{identity}[stores.a]\nkind = \"azure\"\nvault_url = \"{url}\"")).is_ok()
+    };
     assert!(vault("https://kv-1.vault.azure.net") && vault("https://kv-1.vault.azure.cn/"));
     for wrong in [
         "https://kv.vault.azure.net",
@@ -363,10 +367,92 @@ fn takes_only_https_for_an_issuer_and_a_vault_for_azure() {
 
 #[test]
 fn refuses_the_keys_of_another_kind_of_store() {
-    let lines = report("[stores.a]\nkind = \"azure\"\nvault_url = \"https://abc.vault.azure.net\"\nproject = \"x\"");
-    assert_eq!(lines, "keyferry.toml:15:1: [stores.a] project: belongs to kind \"gcp\"; remove it, or change kind");
+    let identity = "[credentials.azure]\nkind = \"azure-managed-identity\"\n";
+    let store = "[stores.a]\nkind = \"azure\"\nvault_url = \"https://abc.vault.azure.net\"\nproject = \"x\"";
+    let lines = report(&format!("{identity}{store}"));
+    assert_eq!(lines, "keyferry.toml:20:1: [stores.a] project: belongs to kind \"gcp\"; remove it, or change kind");
     let lines = report("[stores.a]\nkind = \"gpc\"\nproject = \"x-project\"");
     assert_eq!(lines.lines().count(), 1, "{lines}");
+}
+
+#[test]
+fn refuses_a_credential_that_is_not_there_or_of_the_other_cloud() {
+    let store = |credential: &str| {
+        format!("[stores.a]\nkind = \"azure\"\nvault_url = \"https://abc.vault.azure.net\"\n{credential}")
+    };
+    assert_eq!(
+        report(&store("")),
+        "keyferry.toml:15:1: [stores.a] credential: there is no [credentials.azure]; add it, for example with \
+         kind = \"azure-managed-identity\""
+    );
+    assert_eq!(
+        report(&store("credential = \"google\"")),
+        "keyferry.toml:18:14: [stores.a] credential: \"google\" is of the other cloud; name one such as of kind \
+         \"azure-managed-identity\""
+    );
+}
+
+const BOTH_WAYS: &str = r#"
+[credentials.managed]
+kind = "azure-managed-identity"
+client_id = "id-1"
+[credentials.from-azure]
+kind = "google-federation"
+from = "managed"
+provider = "projects/42/locations/global/workloadIdentityPools/azure/providers/entra"
+resource = "api://keyferry"
+service_account = "broker@example.iam.gserviceaccount.com"
+[credentials.from-google]
+kind = "azure-federation"
+from = "google"
+tenant = "example.onmicrosoft.com"
+client_id = "id-2"
+"#;
+
+#[test]
+fn follows_from_to_the_credential_that_it_names() {
+    let config = parse(&format!("{SMALLEST}{BOTH_WAYS}")).unwrap_or_else(|e| panic!("{e}"));
+    let CredentialSettings::Google(GoogleIdentity::Federation(federation)) = &config.credentials["from-azure"] else {
+        panic!("{:?}", config.credentials)
+    };
+    assert_eq!(CredentialSettings::Azure(federation.from.clone()), config.credentials["managed"]);
+    let CredentialSettings::Azure(AzureIdentity::Federation { signer, audience, .. }) =
+        &config.credentials["from-google"]
+    else {
+        panic!("{:?}", config.credentials)
+    };
+    assert_eq!(audience, "api://AzureADTokenExchange");
+    assert_eq!(*signer, IdTokenSigner::Metadata { url: "http://metadata.google.internal".to_owned() });
+}
+
+#[test]
+fn says_what_is_wrong_with_a_federation() {
+    let wrong = |from: &str, to: &str| {
+        assert!(BOTH_WAYS.contains(from));
+        let problems = parse(&format!("{SMALLEST}{}", BOTH_WAYS.replacen(from, to, 1))).unwrap_err();
+        let line = problems.to_string();
+        assert!(line.starts_with("keyferry.toml:") && line.lines().count() == 1, "{line}");
+        line
+    };
+    for (from, to, says) in [
+        (
+            "from = \"managed\"",
+            "from = \"manged\"",
+            "there is no [credentials.manged]; add it, of kind azure-managed-identity",
+        ),
+        ("from = \"managed\"", "from = \"google\"", "is of the same cloud"),
+        ("from = \"managed\"", "from = \"from-google\"", "is itself federated"),
+        ("projects/42/", "projects/example/", "by its id, and Google wants its number"),
+        ("\"projects/42/", "\"//iam.googleapis.com/projects/42/", "is not the resource name"),
+        ("client_id = \"id-2\"", "", "client_id: is missing"),
+        ("client_id = \"id-1\"", "tenant = \"t\"", "belongs to kind \"azure-workload-identity or azure-federation\""),
+        ("client_id = \"id-1\"", "identity_url = \"http://10.0.0.1\"", "stays on this host"),
+        ("resource = \"api://keyferry\"", "", "resource: is missing"),
+        ("broker@example.iam", "Broker@example.iam", "has 'B' in it"),
+    ] {
+        let line = wrong(from, to);
+        assert!(line.contains(says), "{line}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::kind::{Kind, text};
+use crate::providers::credential::stays_on_host;
 
 const LONGEST: usize = 1024;
 
@@ -31,6 +32,19 @@ pub(super) fn service_url() -> Kind<String> {
         });
         check_rest(url, rest.ok_or("begins neither with https:// nor with http:// and a loopback address")?)
     })
+}
+
+pub(super) fn metadata_url() -> Kind<String> {
+    text("http:// and the address of a metadata service on this host", "URL", |url| {
+        let rest = url.strip_prefix("http://").filter(|rest| stays_on_host(host_in(rest)));
+        check_rest(url, rest.ok_or("is not http:// with an address that stays on this host")?)
+    })
+}
+
+fn host_in(rest: &str) -> &str {
+    let authority = rest.split('/').next().unwrap_or_default();
+    let port = authority.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    port.map_or(authority, |(host, _)| host)
 }
 
 fn is_host_of(host: &str, rest: &str) -> bool {
