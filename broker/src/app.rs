@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use keyferry_proto::v1::StoreKind;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -23,6 +24,7 @@ use crate::config::{Config, StoreSettings};
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::StoreName;
+use crate::providers::credential::{Broken, Credential, CredentialSettings};
 use crate::providers::guard::{Guard, GuardSettings};
 use crate::providers::local::{KeyError, LocalKey, LocalStore, OpenError};
 use crate::report;
@@ -57,9 +59,20 @@ pub struct Parts {
     pub tls: Arc<Tls>,
     pub tokens: Arc<TokenVerifier>,
     pub drain: Drain,
-    pub stores: Vec<StoreName>,
+    pub stores: BTreeMap<StoreName, StoreSummary>,
     /// Of the stores that a cloud keeps.
     pub guards: Guards,
+    pub credentials: Credentials,
+}
+
+/// By their names in the configuration.
+pub type Credentials = BTreeMap<String, Arc<Credential>>;
+
+/// What `GetStatus` says of a store beyond its health.
+#[derive(Clone, Debug)]
+pub struct StoreSummary {
+    pub kind: StoreKind,
+    pub credential: Option<String>,
 }
 
 pub type Guards = BTreeMap<StoreName, Arc<Guard>>;
@@ -78,6 +91,8 @@ pub enum StartError {
     Key(StoreName, #[source] KeyError),
     #[error("{0} cannot be opened")]
     Store(StoreName, #[source] OpenError),
+    #[error("[credentials.{0}] cannot be used")]
+    Credential(String, #[source] Broken),
     #[error("{0} is of kind {1}, which this version does not serve yet; leave it out")]
     Kind(StoreName, &'static str),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
@@ -131,6 +146,8 @@ impl Broker {
         let gate = Arc::new(Gate::new(policies, Quota::new(config.quota, Arc::clone(&clock))));
         let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
         let guards = guards(&config.stores, &clock);
+        let credentials = open_credentials(config.credentials, &clock)?;
+        let summaries = config.stores.iter().map(|(name, store)| (name.clone(), StoreSummary::of(store))).collect();
         let stores = open_stores(config.stores, &clock)?;
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
@@ -149,8 +166,9 @@ impl Broker {
             tls: Arc::clone(&tls),
             tokens,
             drain: drain.clone(),
-            stores: stores.keys().cloned().collect(),
+            stores: summaries,
             guards,
+            credentials,
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
@@ -231,6 +249,9 @@ impl Broker {
         self.parts.drain.drained().await;
         self.background.end().await;
         self.parts.tokens.stop().await;
+        for credential in self.parts.credentials.values() {
+            credential.stop().await;
+        }
         let log = self.parts.log.clone();
         // It joins threads and syncs the disk.
         if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
@@ -330,6 +351,28 @@ fn guards(stores: &BTreeMap<StoreName, StoreSettings>, clock: &SharedClock) -> G
         (name.clone(), Guard::new(name.clone(), settings.clone(), Arc::clone(clock)))
     };
     guarded.map(guard).collect()
+}
+
+impl StoreSummary {
+    fn of(store: &StoreSettings) -> Self {
+        match store {
+            StoreSettings::Local(_) => Self { kind: StoreKind::Local, credential: None },
+            StoreSettings::Gcp(gcp) => Self { kind: StoreKind::Gcp, credential: Some(gcp.credential.clone()) },
+            StoreSettings::Azure(azure) => Self { kind: StoreKind::Azure, credential: Some(azure.credential.clone()) },
+        }
+    }
+}
+
+fn open_credentials(
+    settings: BTreeMap<String, CredentialSettings>,
+    clock: &SharedClock,
+) -> Result<Credentials, StartError> {
+    let open =
+        |(name, settings): (String, CredentialSettings)| match Credential::start(&name, settings, Arc::clone(clock)) {
+            Ok(credential) => Ok((name, credential)),
+            Err(broken) => Err(StartError::Credential(name, broken)),
+        };
+    settings.into_iter().map(open).collect()
 }
 
 fn open_stores(

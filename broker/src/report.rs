@@ -1,16 +1,18 @@
 //! What the broker says of itself: the parts' own accounts, for `GetStatus`, for metrics and for health.
 
+mod credentials;
 mod stores;
 
 use keyferry_proto::v1::{
     AuditStatus, BrokerStatus, BuildInfo, ErrorDetail, ErrorReason, HealthState, IssuerStatus, PolicyStatus,
-    ReloadStatus, TlsStatus,
+    ReloadStatus, StoreStatus, TlsStatus,
 };
 
 use crate::admission::PolicyStore;
-use crate::app::Parts;
+use crate::app::{Parts, StoreSummary};
 use crate::audit::Log;
 use crate::identity::token;
+use crate::names::StoreName;
 use crate::rpc::timestamp;
 use crate::telemetry::{Samples, names};
 use crate::transport::{HandshakeFailure, Tls};
@@ -26,7 +28,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         issuers: parts.tokens.status().iter().map(issuer).collect(),
         policy: Some(policy(parts.gate.policies())),
         audit: Some(audit(&parts.log)),
-        stores: parts.stores.iter().map(|name| stores::status(name, parts.guards.get(name))).collect(),
+        stores: parts.stores.iter().map(|(name, summary)| store(parts, name, summary)).collect(),
         ..BrokerStatus::default()
     }
 }
@@ -68,6 +70,7 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     out.set(&names::POLICY_REJECTED, &[], policy.rejected.is_some());
     out.set(&names::DRAINING, &[], parts.drain.is_draining());
     stores::samples(&parts.guards, out);
+    credentials::samples(&parts.credentials, out);
 }
 
 /// Why calls should go elsewhere for now, a line each. A store that is out is none: it is out for every replica, and
@@ -77,6 +80,15 @@ pub fn obstacles(parts: &Parts) -> Vec<String> {
     let failing = parts.log.health().failing;
     let audit = failing.map(|failing| format!("audit: the log cannot be written since {}", failing.since));
     draining.into_iter().chain(audit).collect()
+}
+
+fn store(parts: &Parts, name: &StoreName, summary: &StoreSummary) -> StoreStatus {
+    let credential = summary.credential.as_ref().and_then(|name| parts.credentials.get(name));
+    StoreStatus {
+        kind: summary.kind.into(),
+        credential: credential.map(|credential| credentials::status(credential)),
+        ..stores::status(name, parts.guards.get(name))
+    }
 }
 
 fn tls(tls: &Tls) -> TlsStatus {

@@ -230,6 +230,30 @@ pub static CIRCUIT_CLOSED: Metric = gauge(
     STORE,
 );
 
+pub static CREDENTIAL_HEALTHY: Metric = gauge(
+    "keyferry.credential.healthy",
+    "keyferry_credential_healthy",
+    "1 while the last attempt to renew a cloud credential succeeded.",
+    "1",
+    &["credential"],
+);
+
+pub static CREDENTIAL_EXPIRY: Metric = gauge(
+    "keyferry.credential.expiry",
+    "keyferry_credential_expiry_timestamp_seconds",
+    "When the token of a cloud credential ends, unless it is renewed.",
+    "s",
+    &["credential"],
+);
+
+pub static CREDENTIAL_FAILURES: Metric = counter(
+    "keyferry.credential.failures",
+    "keyferry_credential_failures_total",
+    "Attempts to renew a cloud credential that failed.",
+    "{attempt}",
+    &["credential"],
+);
+
 pub static DRAINING: Metric = gauge("keyferry.draining", "keyferry_draining", "1 once shutdown has begun.", "1", &[]);
 
 pub static PANICS: Metric = counter("keyferry.panics", "keyferry_panics_total", "Panics, each a bug.", "{panic}", &[]);
@@ -325,6 +349,9 @@ pub static ALL: &[&Metric] = &[
     &BUDGET_USED,
     &BUDGET_FORECAST,
     &CIRCUIT_CLOSED,
+    &CREDENTIAL_HEALTHY,
+    &CREDENTIAL_EXPIRY,
+    &CREDENTIAL_FAILURES,
     &DRAINING,
     &PANICS,
     &LOG_LOST,
