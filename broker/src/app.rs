@@ -30,6 +30,7 @@ use crate::providers::local::{KeyError, LocalKey, LocalStore, OpenError};
 use crate::report;
 use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Router, SecretRpc};
 use crate::secrets::{Provider, Secrets};
+use crate::state::{self, State, Store};
 use crate::status::REASON_NAMES;
 use crate::telemetry::admin::Admin;
 use crate::telemetry::{Metrics, Traces};
@@ -62,6 +63,7 @@ pub struct Parts {
     pub stores: BTreeMap<StoreName, StoreSummary>,
     /// Of the stores that a cloud keeps.
     pub guards: Guards,
+    pub state: State,
     pub credentials: Credentials,
 }
 
@@ -93,6 +95,14 @@ pub enum StartError {
     Store(StoreName, #[source] OpenError),
     #[error("[credentials.{0}] cannot be used")]
     Credential(String, #[source] Broken),
+    #[error("[state] cannot be opened")]
+    State(#[from] state::OpenError),
+    #[cfg(feature = "etcd")]
+    #[error("[state] cannot be used")]
+    Etcd(#[from] state::EtcdError),
+    #[cfg(not(feature = "etcd"))]
+    #[error("[state] kind = \"etcd\" is not in this build; take the container image, or build with --features etcd")]
+    EtcdLeftOut,
     #[error("{0} is of kind {1}, which this version does not serve yet; leave it out")]
     Kind(StoreName, &'static str),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
@@ -113,6 +123,10 @@ pub fn unserved(config: &Config) -> Vec<StartError> {
     }
     if config.listen.admin_tls {
         found.push(StartError::Unserved("admin_tls"));
+    }
+    #[cfg(not(feature = "etcd"))]
+    if matches!(config.state, state::Settings::Etcd(_)) {
+        found.push(StartError::EtcdLeftOut);
     }
     found.extend(config.stores.iter().filter_map(|(name, store)| match store {
         StoreSettings::Local(_) => None,
@@ -149,6 +163,7 @@ impl Broker {
         let credentials = open_credentials(config.credentials, &clock)?;
         let summaries = config.stores.iter().map(|(name, store)| (name.clone(), StoreSummary::of(store))).collect();
         let stores = open_stores(config.stores, &clock)?;
+        let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let (admin_listener, admin) = match config.listen.admin {
@@ -169,6 +184,7 @@ impl Broker {
             stores: summaries,
             guards,
             credentials,
+            state,
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
@@ -252,6 +268,8 @@ impl Broker {
         for credential in self.parts.credentials.values() {
             credential.stop().await;
         }
+        // After whatever writes to it, and before the log that says so.
+        self.parts.state.close().await;
         let log = self.parts.log.clone();
         // It joins threads and syncs the disk.
         if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
@@ -393,6 +411,16 @@ fn open_stores(
         }
     }
     Ok(stores)
+}
+
+fn open_state(settings: &state::Settings, node: &str, clock: &SharedClock) -> Result<Arc<dyn Store>, StartError> {
+    match settings {
+        state::Settings::Embedded(settings) => Ok(Arc::new(state::Embedded::open(settings, node, Arc::clone(clock))?)),
+        #[cfg(feature = "etcd")]
+        state::Settings::Etcd(settings) => Ok(Arc::new(state::Etcd::open(settings, node, Arc::clone(clock))?)),
+        #[cfg(not(feature = "etcd"))]
+        state::Settings::Etcd(_) => Err(StartError::EtcdLeftOut),
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

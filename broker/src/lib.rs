@@ -15,6 +15,7 @@ pub mod providers;
 pub mod report;
 pub mod rpc;
 pub mod secrets;
+pub mod state;
 pub mod status;
 pub mod suggestion;
 pub mod telemetry;

@@ -5,7 +5,7 @@ mod stores;
 
 use keyferry_proto::v1::{
     AuditStatus, BrokerStatus, BuildInfo, ErrorDetail, ErrorReason, HealthState, IssuerStatus, PolicyStatus,
-    ReloadStatus, StoreStatus, TlsStatus,
+    ReloadStatus, StateStatus, StoreStatus, TlsStatus,
 };
 
 use crate::admission::PolicyStore;
@@ -14,6 +14,7 @@ use crate::audit::Log;
 use crate::identity::token;
 use crate::names::StoreName;
 use crate::rpc::timestamp;
+use crate::state::State;
 use crate::telemetry::{Samples, names};
 use crate::transport::{HandshakeFailure, Tls};
 
@@ -29,6 +30,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         policy: Some(policy(parts.gate.policies())),
         audit: Some(audit(&parts.log)),
         stores: parts.stores.iter().map(|(name, summary)| store(parts, name, summary)).collect(),
+        state: Some(state(&parts.state)),
         ..BrokerStatus::default()
     }
 }
@@ -61,6 +63,12 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     out.set(&names::AUDIT_BYTES, &[], audit.written_bytes);
     out.set(&names::AUDIT_QUEUED, &[], audit.queued);
     out.set(&names::AUDIT_LOSSES, &[], audit.losses);
+
+    let state = parts.state.status();
+    out.set(&names::STATE_HEALTHY, &[], state.failing.is_none());
+    out.set(&names::STATE_REVISION, &[], state.revision.get());
+    out.set(&names::STATE_LEADER, &[], parts.state.leadership().term().fence.is_some());
+    out.set(&names::STATE_QUARANTINED, &[], parts.state.quarantined() as u64);
 
     let policy = parts.gate.policies().status();
     let hash = policy.hash.to_string();
@@ -159,6 +167,27 @@ fn audit(log: &Log) -> AuditStatus {
                 .as_ref()
                 .map(|_| trouble("records were lost or put in doubt; `keyferry audit verify` names them"))),
         ..AuditStatus::default()
+    }
+}
+
+fn state(state: &State) -> StateStatus {
+    let status = state.status();
+    let quarantined = state.quarantined();
+    let count = |revision: u64| i64::try_from(revision).unwrap_or(i64::MAX);
+    StateStatus {
+        health: match (&status.failing, status.epoch) {
+            (Some(_), _) => HealthState::Unhealthy.into(),
+            (None, None) => HealthState::Unspecified.into(),
+            (None, Some(_)) => degraded_if(quarantined > 0),
+        },
+        backend: status.backend.to_owned(),
+        epoch: status.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
+        revision: count(status.revision.get()),
+        compacted_revision: status.oldest.map(|oldest| count(oldest.get())).unwrap_or_default(),
+        nodes: status.nodes,
+        leader: status.leader.unwrap_or_default(),
+        quarantined_count: i32::try_from(quarantined).unwrap_or(i32::MAX),
+        last_error: status.failing.as_deref().map(trouble),
     }
 }
 

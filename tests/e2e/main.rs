@@ -20,6 +20,9 @@ mod providers;
 mod reload;
 mod rights;
 mod secret_manager;
+mod state;
+#[cfg(feature = "etcd")]
+mod state_etcd;
 mod status;
 mod status_command;
 mod threats;

@@ -5,8 +5,11 @@ pub mod broker;
 pub mod clock;
 pub mod conformance;
 pub mod doubles;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod issuer;
 pub mod node;
 pub mod pki;
 pub mod process;
+pub mod state_conformance;
 pub mod tls;

@@ -17,6 +17,7 @@ mod quota;
 mod reader;
 mod reference;
 mod section;
+mod state;
 mod stores;
 mod surroundings;
 mod tls;
@@ -64,6 +65,7 @@ pub struct Config {
     /// By the name that a store's `credential` has.
     pub credentials: BTreeMap<String, CredentialSettings>,
     pub stores: BTreeMap<StoreName, StoreSettings>,
+    pub state: crate::state::Settings,
     pub telemetry: telemetry::Settings,
     files: Vec<UsedFile>,
     path: Arc<str>,
@@ -112,6 +114,7 @@ impl Config {
             quota: quota::read(reader),
             credentials: credentials::read(reader, &mut credential_names),
             stores: stores::read(reader, &credential_names),
+            state: state::read(reader),
             audit: surroundings::audit(reader),
             telemetry: surroundings::telemetry(reader),
             files: Vec::new(),

@@ -111,8 +111,10 @@ fn documents_the_default_that_it_uses() {
     for line in text.lines() {
         if let Some(title) = line.strip_prefix("## `[") {
             section = title.trim_end_matches("]`");
-        } else if let [_, key, _, default, ..] = line.split('|').map(str::trim).collect::<Vec<_>>()[..]
+        } else if let [_, key, _, default, _, meaning, ..] = line.split('|').map(str::trim).collect::<Vec<_>>()[..]
             && let Some(literal) = default.strip_prefix('`')
+            // Where a kind has a default, only that kind's keys may be written with it.
+            && !meaning.starts_with("Kind `etcd`")
         {
             let key = key.trim_matches('`');
             let line = format!("{key} = {}\n", literal.trim_end_matches('`'));

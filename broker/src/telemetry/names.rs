@@ -136,6 +136,33 @@ pub static AUDIT_LOSSES: Metric = counter(
     &[],
 );
 
+pub static STATE_HEALTHY: Metric = gauge(
+    "keyferry.state.healthy",
+    "keyferry_state_healthy",
+    "1 while the last access to the state store went well.",
+    "1",
+    &[],
+);
+
+pub static STATE_REVISION: Metric = gauge(
+    "keyferry.state.revision",
+    "keyferry_state_revision",
+    "The newest revision that this replica knows of.",
+    "{revision}",
+    &[],
+);
+
+pub static STATE_LEADER: Metric =
+    gauge("keyferry.state.leader", "keyferry_state_leader", "1 while this replica has the leader's duties.", "1", &[]);
+
+pub static STATE_QUARANTINED: Metric = gauge(
+    "keyferry.state.quarantined",
+    "keyferry_state_quarantined",
+    "Records of the state that could not be read and are passed over.",
+    "{record}",
+    &[],
+);
+
 pub static POLICIES: Metric =
     gauge("keyferry.policy.count", "keyferry_policies", "Policies in the set in use.", "{policy}", &[]);
 
@@ -337,6 +364,10 @@ pub static ALL: &[&Metric] = &[
     &AUDIT_BYTES,
     &AUDIT_QUEUED,
     &AUDIT_LOSSES,
+    &STATE_HEALTHY,
+    &STATE_REVISION,
+    &STATE_LEADER,
+    &STATE_QUARANTINED,
     &POLICIES,
     &POLICY_INFO,
     &POLICY_LOADED,

@@ -1,0 +1,110 @@
+//! The state as the rest of the broker uses it: typed records on whatever keeps their bytes.
+
+use std::sync::Arc;
+
+use super::failure::StateError;
+use super::key::{Key, Prefix};
+use super::leadership::Leadership;
+use super::quarantine::Quarantine;
+use super::record::{self, Record};
+use super::store::{Entry, ListPage, Revision, Status, Store};
+use super::txn::{Outcome, Txn, Write};
+use super::watch::{Change, Watch};
+
+#[derive(Clone, Debug)]
+pub struct State {
+    store: Arc<dyn Store>,
+    quarantine: Arc<Quarantine>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored<R> {
+    pub key: Key,
+    pub record: R,
+    /// Of the transaction that wrote it: what [`super::Condition::Unchanged`] wants.
+    pub revision: Revision,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<R> {
+    /// Without those that cannot be read.
+    pub records: Vec<Stored<R>>,
+    /// Where the next page begins; absent on the last one.
+    pub next: Option<Key>,
+    pub revision: Revision,
+}
+
+impl State {
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, quarantine: Arc::default() }
+    }
+
+    pub async fn get<R: Record>(&self, key: &Key) -> Result<Option<Stored<R>>, StateError> {
+        let Some(entry) = self.store.get(key).await? else {
+            self.quarantine.clear(key);
+            return Ok(None);
+        };
+        self.read(entry).map(Some)
+    }
+
+    /// Records in order of their keys. An unreadable one is counted and left out.
+    pub async fn list<R: Record>(&self, prefix: &Prefix, page: ListPage) -> Result<Page<R>, StateError> {
+        let listing = self.store.list(prefix, page).await?;
+        let next = listing.entries.last().filter(|_| listing.more).map(|entry| entry.key.clone());
+        let records = listing.entries.into_iter().filter_map(|entry| self.read(entry).ok()).collect();
+        Ok(Page { records, next, revision: listing.revision })
+    }
+
+    pub async fn commit(&self, txn: Txn) -> Result<Outcome, StateError> {
+        txn.check()?;
+        let written: Vec<Key> = if self.quarantine.count() == 0 {
+            Vec::new()
+        } else {
+            txn.writes().iter().map(Write::key).cloned().collect()
+        };
+        let outcome = self.store.txn(txn).await?;
+        if matches!(outcome, Outcome::Committed(_)) {
+            written.iter().for_each(|key| self.quarantine.clear(key));
+        }
+        Ok(outcome)
+    }
+
+    /// Every change from `from` on, that revision's included.
+    pub fn watch(&self, prefix: Prefix, from: Revision) -> Watch {
+        self.store.watch(prefix, from)
+    }
+
+    /// The record after a change that was watched; `None` where it was deleted or cannot be read.
+    pub fn changed<R: Record>(&self, change: &Change) -> Option<R> {
+        change.record()?.inspect_err(|fault| self.quarantine.add(&change.key, *fault)).ok()
+    }
+
+    pub fn leadership(&self) -> Leadership {
+        self.store.leadership()
+    }
+
+    pub fn status(&self) -> Status {
+        self.store.status()
+    }
+
+    pub fn quarantined(&self) -> usize {
+        self.quarantine.count()
+    }
+
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
+    fn read<R: Record>(&self, entry: Entry) -> Result<Stored<R>, StateError> {
+        match record::decode(&entry.value) {
+            Ok(record) => {
+                self.quarantine.clear(&entry.key);
+                Ok(Stored { key: entry.key, record, revision: entry.revision })
+            }
+            Err(fault) => {
+                self.quarantine.add(&entry.key, fault);
+                Err(StateError::Unreadable(entry.key, fault))
+            }
+        }
+    }
+}
