@@ -18,19 +18,25 @@ use std::time::Duration;
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use keyferry_broker::admission::{
     Action, Bucket, Circumstances, Gate, Permit, Policies, PolicyStore, Quota, QuotaClass, QuotaSettings, Resource,
 };
 use keyferry_broker::audit::{Decision, Log, Mode, Record, Settings};
-use keyferry_broker::clock::{Clock as _, SystemClock};
+use keyferry_broker::clock::{Clock as _, SharedClock, SystemClock};
 use keyferry_broker::digest::Digest;
+use keyferry_broker::error::{Failure, Reason};
 use keyferry_broker::identity::token::TokenVerifier;
 use keyferry_broker::identity::{Authenticator, Caller, Certificate, CertificateName};
-use keyferry_broker::names::{SecretName, StoreName};
+use keyferry_broker::names::{NameError, SecretName, StoreName, VersionId};
 use keyferry_broker::providers::guard::{Budget, Guard, GuardSettings, Operation};
 use keyferry_broker::rpc::{self, Binding, PageTokens};
+use keyferry_broker::secrets::{
+    CacheSettings, Demand, Fetched, Freshness, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, Secrets,
+    Source, VersionInfo, VersionState,
+};
 use keyferry_broker::transport::{Connection, Drain, Tls, serve};
 use keyferry_proto::v1::GetSecretRequest;
 use keyferry_proto::v1::secret_service_client::SecretServiceClient;
@@ -138,6 +144,23 @@ fn uncontended_turn_of_the_guard(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| at_once(guard.call(Operation::Access, || async { Ok(black_box(())) })).unwrap());
 }
 
+/// After admission: what a warm read costs inside the broker.
+#[divan::bench]
+fn cached_read(bencher: Bencher<'_, '_>) {
+    let arrived = Arrived::new();
+    let permit = arrived.admit(resource());
+    let (name, clock): (_, SharedClock) = (StoreName::from_id("main").unwrap(), Arc::new(SystemClock));
+    let hour = Duration::from_hours(1);
+    let freshness = Freshness { latest: hour, pinned: hour, labels: hour, stale: hour };
+    let settings = CacheSettings { size: 64 << 20, stores: [(name.clone(), freshness)].into() };
+    let provider: Arc<dyn Provider> = Arc::new(OneSecret);
+    let secrets = Secrets::new([(name, provider)].into(), &settings, &clock).unwrap();
+    let read = || secrets.get(black_box(&permit), &VersionId::Latest, Demand::default());
+    assert_eq!(arrived.runtime.block_on(read()).unwrap().source, Source::Provider);
+    assert_eq!(at_once(read()).unwrap().source, Source::Cache);
+    bencher.bench_local(|| at_once(read()).unwrap());
+}
+
 #[divan::bench]
 fn page_token_seal(bencher: Bencher<'_, '_>) {
     let (tokens, binding) = (PageTokens::new().unwrap(), Binding::of(&["x509/client", "stores/main"]));
@@ -224,7 +247,7 @@ struct Arrived {
     authenticator: Authenticator,
     gate: Gate,
     /// Owns the tasks of the token verifier.
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Arrived {
@@ -266,7 +289,7 @@ impl Arrived {
             }
         });
         let authenticator = Authenticator::new(vec![CertificateName::Spiffe], tokens);
-        Self { connection, bearer, headers, authenticator, gate, _runtime: runtime }
+        Self { connection, bearer, headers, authenticator, gate, runtime }
     }
 
     fn caller(&self) -> Caller {
@@ -284,6 +307,64 @@ fn at_once<F: Future>(future: F) -> F::Output {
         Poll::Ready(output) => output,
         Poll::Pending => panic!("what is warm waits for nothing"),
     }
+}
+
+/// A store that has the same 1 KiB under every name.
+struct OneSecret;
+
+impl Provider for OneSecret {
+    fn check_name(&self, _: &SecretName) -> Result<(), NameError> {
+        Ok(())
+    }
+
+    fn fetch<'a>(&'a self, _: &'a SecretName, _: &'a VersionId) -> BoxFuture<'a, Result<Fetched, Failure>> {
+        Box::pin(async {
+            let payload = SecretBytes::new(vec![0xa5; 1024]);
+            let version = VersionInfo {
+                id: "3".into(),
+                state: VersionState::Enabled,
+                created: None,
+                not_before: None,
+                expires: None,
+                content_type: None,
+            };
+            Ok(Fetched { version, payload, crc32c: 0 })
+        })
+    }
+
+    fn describe<'a>(&'a self, _: &'a SecretName) -> BoxFuture<'a, Result<SecretInfo, Failure>> {
+        Box::pin(ready(Err(not_here())))
+    }
+
+    fn list(&self, _: Page) -> BoxFuture<'_, Result<Listing<SecretInfo>, Failure>> {
+        Box::pin(ready(Err(not_here())))
+    }
+
+    fn versions<'a>(&'a self, _: &'a SecretName, _: Page) -> BoxFuture<'a, Result<Listing<VersionInfo>, Failure>> {
+        Box::pin(ready(Err(not_here())))
+    }
+
+    fn add<'a>(
+        &'a self,
+        _: &'a SecretName,
+        _: SecretBytes,
+        _: Option<Labels>,
+    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+        Box::pin(ready(Err(not_here())))
+    }
+
+    fn set_enabled<'a>(
+        &'a self,
+        _: &'a SecretName,
+        _: &'a VersionId,
+        _: bool,
+    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+        Box::pin(ready(Err(not_here())))
+    }
+}
+
+fn not_here() -> Failure {
+    Failure::new(Reason::Unimplemented, "the benches only read values")
 }
 
 /// Hands out the connection of each request.

@@ -39,6 +39,9 @@ use crate::transport::{Drain, Layers, RequestIds, Stack, Tls, TlsError, serve};
 /// How often health is told of what changed.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long a secret may lie in memory after it ceased to be served.
+const TIDY_INTERVAL: Duration = Duration::from_secs(30);
+
 /// A broker that serves. Stop it; dropped, it ends without a word to its callers.
 #[derive(Debug)]
 pub struct Broker {
@@ -65,6 +68,7 @@ pub struct Parts {
     pub guards: Guards,
     pub state: State,
     pub credentials: Credentials,
+    pub secrets: Secrets,
 }
 
 /// By their names in the configuration.
@@ -164,6 +168,7 @@ impl Broker {
         let summaries = config.stores.iter().map(|(name, store)| (name.clone(), StoreSummary::of(store))).collect();
         let stores = open_stores(config.stores, &clock)?;
         let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
+        let secrets = Secrets::new(stores, &config.cache, &clock)?;
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let (admin_listener, admin) = match config.listen.admin {
@@ -185,11 +190,11 @@ impl Broker {
             guards,
             credentials,
             state,
+            secrets: secrets.clone(),
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
 
-        let secrets = Secrets::new(stores, Arc::clone(&clock));
         let operator =
             OperatorRpc { status: report_of(&parts), secrets: secrets.clone(), tokens: Arc::clone(&parts.tokens) };
         let secrets = SecretRpc { secrets, page_tokens: Arc::new(PageTokens::new()?) };
@@ -218,6 +223,7 @@ impl Broker {
         background.spawn_every(config.policy.reload_interval, Arc::clone(&parts), reload_policies);
         let told = Arc::new(Told { reporter: health.clone(), serving: AtomicBool::new(true) });
         background.spawn_every(HEALTH_INTERVAL, Arc::clone(&parts), move |parts| Arc::clone(&told).tell(parts));
+        background.spawn_every(TIDY_INTERVAL, Arc::clone(&parts), |parts| async move { parts.secrets.tidy() });
         if let Some(listener) = admin_listener {
             let observed = Arc::clone(&parts);
             let pages = Admin::new(Arc::clone(&metrics), move || report::obstacles(&observed));
@@ -264,6 +270,7 @@ impl Broker {
         self.parts.drain.start();
         self.parts.drain.drained().await;
         self.background.end().await;
+        self.parts.secrets.stop().await;
         self.parts.tokens.stop().await;
         for credential in self.parts.credentials.values() {
             credential.stop().await;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The contract's closed set. What a caller may do about a failure, and how it travels, derives from it.
@@ -11,13 +12,17 @@ pub use keyferry_proto::v1::ErrorReason as Reason;
 ///
 /// The message and detail are public: they say what to do next and quote neither an upstream nor a credential. The
 /// cause is private and is logged once, where the failure becomes a status.
+///
+/// Clones are for those who waited for the same thing.
+#[derive(Clone)]
 pub struct Failure(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     reason: Reason,
     message: String,
     detail: Detail,
-    cause: Option<Box<dyn Error + Send + Sync>>,
+    cause: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 /// The part of a failure that a program acts on.
@@ -56,7 +61,7 @@ impl Failure {
 
     #[must_use]
     pub fn caused_by(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.0.cause = Some(cause.into());
+        self.0.cause = Some(Arc::from(cause.into()));
         self
     }
 

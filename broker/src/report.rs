@@ -4,8 +4,8 @@ mod credentials;
 mod stores;
 
 use keyferry_proto::v1::{
-    AuditStatus, BrokerStatus, BuildInfo, ErrorDetail, ErrorReason, HealthState, IssuerStatus, PolicyStatus,
-    ReloadStatus, StateStatus, StoreStatus, TlsStatus,
+    AuditStatus, BrokerStatus, BuildInfo, CacheStatus, ErrorDetail, ErrorReason, HealthState, IssuerStatus,
+    PolicyStatus, ReloadStatus, StateStatus, StoreStatus, TlsStatus,
 };
 
 use crate::admission::PolicyStore;
@@ -14,6 +14,7 @@ use crate::audit::Log;
 use crate::identity::token;
 use crate::names::StoreName;
 use crate::rpc::timestamp;
+use crate::secrets::CacheAccount;
 use crate::state::State;
 use crate::telemetry::{Samples, names};
 use crate::transport::{HandshakeFailure, Tls};
@@ -31,6 +32,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         audit: Some(audit(&parts.log)),
         stores: parts.stores.iter().map(|(name, summary)| store(parts, name, summary)).collect(),
         state: Some(state(&parts.state)),
+        cache: Some(cache(parts.secrets.cache_accounts())),
         ..BrokerStatus::default()
     }
 }
@@ -76,6 +78,17 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     out.set(&names::POLICY_INFO, &[hash.get(..16).unwrap_or_default()], 1_u64);
     out.set(&names::POLICY_LOADED, &[], policy.loaded.as_secs());
     out.set(&names::POLICY_REJECTED, &[], policy.rejected.is_some());
+
+    for (name, cache) in ["values", "labels"].into_iter().zip(parts.secrets.cache_accounts()) {
+        let results = [("hit", cache.hits), ("miss", cache.misses), ("joined", cache.joined), ("stale", cache.stale)];
+        for (result, count) in results {
+            out.set(&names::CACHE_READS, &[name, result], count);
+        }
+        out.set(&names::CACHE_ENTRIES, &[name], cache.entries);
+        out.set(&names::CACHE_BYTES, &[name], cache.bytes);
+        out.set(&names::CACHE_MAX_BYTES, &[name], cache.max_bytes);
+        out.set(&names::CACHE_EVICTED, &[name], cache.evicted);
+    }
     out.set(&names::DRAINING, &[], parts.drain.is_draining());
     stores::samples(&parts.guards, out);
     credentials::samples(&parts.credentials, out);
@@ -145,6 +158,21 @@ fn policy(policies: &PolicyStore) -> PolicyStatus {
         }),
         hash: status.hash.to_string(),
         policy_count: i32::try_from(status.policies).unwrap_or(i32::MAX),
+    }
+}
+
+/// Entries and room of values and labels together; the reads are those of values, as callers make them.
+fn cache([values, labels]: [CacheAccount; 2]) -> CacheStatus {
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    CacheStatus {
+        entry_count: count(values.entries + labels.entries),
+        size_bytes: count(values.bytes + labels.bytes),
+        max_bytes: count(values.max_bytes + labels.max_bytes),
+        hit_count: count(values.hits),
+        miss_count: count(values.misses),
+        joined_count: count(values.joined),
+        stale_count: count(values.stale),
+        evicted_count: count(values.evicted + labels.evicted),
     }
 }
 

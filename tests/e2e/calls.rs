@@ -30,6 +30,9 @@ async fn a_permitted_caller_reads_what_an_operator_added() {
     assert_eq!(&*latest.payload, b"two");
     assert_eq!(latest.source(), ReadSource::Provider);
     assert!(latest.load_time.is_some() && latest.create_time.is_some());
+    let again = get(&mut client, "db").await.unwrap();
+    assert_eq!(again.source(), ReadSource::Cache);
+    assert_eq!((again.load_time, again.payload_crc32c), (latest.load_time, latest.payload_crc32c));
     let first = get(&mut client, "db/versions/1").await.unwrap();
     assert_eq!(&*first.payload, b"one");
 }

@@ -11,6 +11,7 @@ mod admin;
 mod audit;
 mod audit_faults;
 mod bad_input;
+mod cache;
 mod calls;
 mod consistency;
 mod dev;

@@ -1,6 +1,7 @@
 //! The configuration file, read once into types. A key is declared in one place, which reads it, names its variable,
 //! checks it and describes it; one pass over those declarations finds every error, or writes the reference.
 
+mod cache;
 mod credentials;
 mod document;
 mod environment;
@@ -34,6 +35,7 @@ use crate::admission::QuotaSettings;
 use crate::identity::token::IssuerSettings;
 use crate::names::StoreName;
 use crate::providers::credential::CredentialSettings;
+use crate::secrets::CacheSettings;
 use crate::transport::{Limits, TlsSettings};
 use crate::{audit, telemetry};
 
@@ -66,6 +68,7 @@ pub struct Config {
     pub credentials: BTreeMap<String, CredentialSettings>,
     pub stores: BTreeMap<StoreName, StoreSettings>,
     pub state: crate::state::Settings,
+    pub cache: CacheSettings,
     pub telemetry: telemetry::Settings,
     files: Vec<UsedFile>,
     path: Arc<str>,
@@ -103,6 +106,7 @@ impl Config {
 
     fn read(reader: &mut Reader<'_>, host: &str) -> Self {
         let mut credential_names = credentials::Names::default();
+        let freshness;
         Self {
             node: surroundings::node(reader, host),
             listen: listen::read(reader),
@@ -113,7 +117,12 @@ impl Config {
             policy: policy::read(reader),
             quota: quota::read(reader),
             credentials: credentials::read(reader, &mut credential_names),
-            stores: stores::read(reader, &credential_names),
+            stores: {
+                let (stores, lives) = stores::read(reader, &credential_names);
+                freshness = lives;
+                stores
+            },
+            cache: CacheSettings { size: cache::read(reader), stores: freshness },
             state: state::read(reader),
             audit: surroundings::audit(reader),
             telemetry: surroundings::telemetry(reader),

@@ -13,6 +13,7 @@ use super::url::{service_url, vault_url};
 use crate::names::StoreName;
 use crate::providers::credential::Cloud;
 use crate::providers::guard::{Budget, GuardSettings};
+use crate::secrets::Freshness;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSettings {
@@ -59,11 +60,14 @@ enum StoreKind {
 const ABOUT: &str = "A place where secrets are; its secrets are called `stores/NAME/secrets/…`. \
                      At least one is needed.";
 
-pub(super) fn read(reader: &mut Reader<'_>, credentials: &Names) -> BTreeMap<StoreName, StoreSettings> {
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    credentials: &Names,
+) -> (BTreeMap<StoreName, StoreSettings>, BTreeMap<StoreName, Freshness>) {
     let mut declared = false;
     let stores = reader.named("stores", ABOUT, store_name, |s| {
         declared = true;
-        read_one(s, credentials)
+        (read_one(s, credentials), freshness(s))
     });
     if !declared {
         reader.missing_entry(
@@ -72,7 +76,39 @@ pub(super) fn read(reader: &mut Reader<'_>, credentials: &Names) -> BTreeMap<Sto
                              [stores.main] with kind = \"local\", \"gcp\" or \"azure\"",
         );
     }
-    stores
+    stores.into_iter().map(|(name, (store, freshness))| ((name.clone(), store), (name, freshness))).unzip()
+}
+
+fn freshness(s: &mut Section<'_, '_>) -> Freshness {
+    Freshness {
+        latest: s.with_default(
+            "latest_fresh_for",
+            duration("0s", "24h"),
+            "5m",
+            "How long `latest` is served without asking the store: as long a rotation may go unnoticed that no event \
+             tells of. A rotation through the broker, or told by an event, is served at once.",
+        ),
+        pinned: s.with_default(
+            "pinned_fresh_for",
+            duration("0s", "24h"),
+            "30m",
+            "The same for versions asked for by their id: as long a disabled or destroyed one may still be served, \
+             where neither the broker nor an event tells.",
+        ),
+        labels: s.with_default(
+            "labels_fresh_for",
+            duration("0s", "24h"),
+            "5m",
+            "The same for labels, and so how long policy goes by old ones.",
+        ),
+        stale: s.with_default(
+            "stale_if_error",
+            duration("0s", "24h"),
+            "1h",
+            "How long past its freshness a value is still served, labelled `STALE`, while the store cannot answer; \
+             never past a change that is known of, nor once the store has refused. `0s`: never.",
+        ),
+    }
 }
 
 fn read_one(s: &mut Section<'_, '_>, credentials: &Names) -> StoreSettings {

@@ -64,6 +64,12 @@ fn reads_every_section() {
     assert_eq!(config.quota.read, Bucket { rate: 5, burst: 6 });
     assert_eq!(config.tls.trust_domains["prod.example.com"], Path::new("prod-ca.pem"));
     let store = |id| &config.stores[&StoreName::from_id(id).unwrap()];
+    let freshness = config.cache.stores[&StoreName::from_id("local").unwrap()];
+    assert_eq!(
+        (config.cache.size, freshness.latest, freshness.stale),
+        (1 << 30, Duration::from_secs(10), Duration::ZERO)
+    );
+    assert_eq!(freshness.pinned, Duration::from_mins(30));
     let StoreSettings::Local(local) = store("local") else { panic!("{:?}", config.stores) };
     assert_eq!(local.file, Path::new("/var/lib/keyferry/store.redb"));
     let StoreSettings::Gcp(gcp) = store("gcp-prod") else { panic!("{:?}", config.stores) };

@@ -9,11 +9,15 @@ use keyferry_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::call::{not_yet, reply};
+use super::call::reply;
 use super::caller_message::caller_message;
+use super::proto_time::timestamp;
+use super::secret_access::admit;
+use super::secret_messages::{bad_name, revision};
 use crate::admission::Resource;
 use crate::identity::token::TokenVerifier;
-use crate::secrets::Secrets;
+use crate::names::{VersionId, VersionName};
+use crate::secrets::{Refreshed, Secrets};
 
 /// Gathers the status from the parts that the composition root knows.
 pub type StatusReport = dyn Fn() -> BrokerStatus + Send + Sync;
@@ -57,7 +61,21 @@ impl OperatorService for OperatorRpc {
         &self,
         request: Request<RefreshSecretRequest>,
     ) -> Result<Response<RefreshSecretResponse>, Status> {
-        reply(request, |_, _| not_yet("RefreshSecret")).await
+        reply(request, |call, message| async move {
+            let (name, _) = VersionName::parse_or_latest(&message.name).map_err(bad_name("name"))?;
+            let permit = admit(&self.secrets, &call, &name.secret, None).await?;
+            let Refreshed { read, revision: dropped, changed } = self.secrets.refresh(&permit, &name.version).await?;
+            let version = Arc::clone(&read.fetched.version.id);
+            call.draft.note(|record| record.version = Some(Arc::clone(&version)));
+            Ok(RefreshSecretResponse {
+                name: name.secret.version(VersionId::Exact(version)).to_string(),
+                load_time: Some(timestamp(read.loaded)),
+                revision: revision(dropped),
+                epoch: self.secrets.revisions().epoch().to_string(),
+                changed,
+            })
+        })
+        .await
     }
 }
 

@@ -13,7 +13,7 @@ use crate::admission::{Action, Permit, Refused, Resource};
 use crate::audit::{Decision, Item};
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, VersionName};
-use crate::secrets::{Labels, Read, no_such_secret};
+use crate::secrets::{Labels, Read, Secrets, no_such_secret};
 use crate::status::ReasonExt as _;
 
 const MAX_BATCH: usize = 100;
@@ -33,7 +33,7 @@ impl SecretRpc {
     pub(super) async fn read(&self, call: &Call, request: &GetSecretRequest) -> Result<Read, Failure> {
         let (name, _) = VersionName::parse_or_latest(&request.name).map_err(bad_name("name"))?;
         let demand = demand(request)?;
-        let permit = self.admit(call, &name.secret).await?;
+        let permit = admit(&self.secrets, call, &name.secret, None).await?;
         self.secrets.get(&permit, &name.version, demand).await
     }
 
@@ -58,7 +58,7 @@ impl SecretRpc {
         let result = async {
             let (name, _) = VersionName::parse_or_latest(&request.name).map_err(bad_name("name"))?;
             let demand = demand(&request)?;
-            let asked = self.ask(call, Action::GetSecret, &name.secret, None).await;
+            let asked = ask(&self.secrets, call, Action::GetSecret, &name.secret, None).await;
             decision = decision_of(&asked);
             let permit = asked.map_err(|refused| refused.failure)?;
             self.secrets.get(&permit, &name.version, demand).await
@@ -66,56 +66,49 @@ impl SecretRpc {
         let result = result.await;
         Attempt { name: request.name, decision, result }
     }
+}
 
-    /// The permit for the call's own action on one secret; the decision goes on record.
-    pub(super) async fn admit(&self, call: &Call, secret: &SecretName) -> Result<Permit, Failure> {
-        self.admit_with(call, secret, None).await
-    }
+/// The permit for the call's own action on one secret; the decision goes on record. `creation`: the labels that the
+/// secret will have if it does not exist yet.
+pub(super) async fn admit(
+    secrets: &Secrets,
+    call: &Call,
+    secret: &SecretName,
+    creation: Option<&Labels>,
+) -> Result<Permit, Failure> {
+    call.draft.note(|record| record.resource = Some(secret.shared()));
+    let asked = ask(secrets, call, call.action()?, secret, creation).await;
+    call.draft.note(|record| {
+        record.decision = decision_of(&asked);
+        record.policy = Some(asked.as_ref().map_or_else(|refused| refused.policy, Permit::policy));
+    });
+    asked.map_err(|refused| refused.failure)
+}
 
-    /// `creation`: the labels that the secret will have if it does not exist yet.
-    pub(super) async fn admit_with(
-        &self,
-        call: &Call,
-        secret: &SecretName,
-        creation: Option<&Labels>,
-    ) -> Result<Permit, Failure> {
-        call.draft.note(|record| record.resource = Some(secret.shared()));
-        let asked = self.ask(call, call.action()?, secret, creation).await;
-        call.draft.note(|record| {
-            record.decision = decision_of(&asked);
-            record.policy = Some(asked.as_ref().map_or_else(|refused| refused.policy, Permit::policy));
-        });
-        asked.map_err(|refused| refused.failure)
-    }
-
-    /// A secret that its labels hide from the caller is answered like one that is not there.
-    async fn ask(
-        &self,
-        call: &Call,
-        action: Action,
-        secret: &SecretName,
-        creation: Option<&Labels>,
-    ) -> Result<Permit, Refused> {
-        let resource = |labels: Labels| Resource::Secret(secret.clone(), labels);
-        // Where no policy reads a label, the store need not be asked before the caller is known to be permitted.
-        let found = if call.gate.policies().current().reads_labels(action) {
-            self.secrets.labels(secret).await
-        } else {
-            Ok(None)
-        };
-        let hidden = |refused: Refused| Refused { failure: no_such_secret(secret), ..refused };
-        match found {
-            Ok(None) => call.ask(action, resource(creation.cloned().unwrap_or_default())),
-            Ok(Some(labels)) => call.ask(action, resource(labels)).map_err(|refused| {
-                let by_label = !refused.allowed && call.may(action, &resource(Labels::default()));
-                if by_label { hidden(refused) } else { refused }
-            }),
-            // Undecided. Who would be refused without labels hears that, and not how the store is.
-            Err(failure) => match call.ask(action, resource(Labels::default())) {
-                Ok(permit) => Err(Refused { failure, policy: permit.policy(), allowed: false }),
-                Err(refused) => Err(refused),
-            },
-        }
+/// A secret that its labels hide from the caller is answered like one that is not there.
+async fn ask(
+    secrets: &Secrets,
+    call: &Call,
+    action: Action,
+    secret: &SecretName,
+    creation: Option<&Labels>,
+) -> Result<Permit, Refused> {
+    let resource = |labels: Labels| Resource::Secret(secret.clone(), labels);
+    // Where no policy reads a label, the store need not be asked before the caller is known to be permitted.
+    let found =
+        if call.gate.policies().current().reads_labels(action) { secrets.labels(secret).await } else { Ok(None) };
+    let hidden = |refused: Refused| Refused { failure: no_such_secret(secret), ..refused };
+    match found {
+        Ok(None) => call.ask(action, resource(creation.cloned().unwrap_or_default())),
+        Ok(Some(labels)) => call.ask(action, resource(labels)).map_err(|refused| {
+            let by_label = !refused.allowed && call.may(action, &resource(Labels::default()));
+            if by_label { hidden(refused) } else { refused }
+        }),
+        // Undecided. Who would be refused without labels hears that, and not how the store is.
+        Err(failure) => match call.ask(action, resource(Labels::default())) {
+            Ok(permit) => Err(Refused { failure, policy: permit.policy(), allowed: false }),
+            Err(refused) => Err(refused),
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use super::proto_time::{duration, timestamp};
 use crate::audit::Receipt;
 use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, VersionId};
-use crate::secrets::{Demand, Read, SecretInfo, Source, VersionInfo, VersionState};
+use crate::secrets::{Demand, Read, Revision, SecretInfo, Source, VersionInfo, VersionState};
 use crate::status::{FailureExt as _, ReasonExt as _};
 
 const MAX_PAYLOAD: usize = 65_536;
@@ -20,7 +20,7 @@ const MAX_LABELS: usize = 64;
 const MAX_LABEL: usize = 63;
 
 /// The answer, made from an audit receipt; the payload is shared, not copied.
-pub(super) fn disclosed(read: &Read, receipt: &Receipt) -> GetSecretResponse {
+pub(super) fn disclosed(read: &Read, epoch: &str, receipt: &Receipt) -> GetSecretResponse {
     let version = &read.fetched.version;
     GetSecretResponse {
         name: read.secret.version(VersionId::Exact(Arc::clone(&version.id))).to_string(),
@@ -33,11 +33,17 @@ pub(super) fn disclosed(read: &Read, receipt: &Receipt) -> GetSecretResponse {
         }
         .into(),
         load_time: Some(timestamp(read.loaded)),
+        revision: revision(read.revision),
+        epoch: epoch.to_owned(),
+        fresh_until_time: Some(timestamp(read.fresh_until)),
         create_time: version.created.map(timestamp),
         expire_time: version.expires.map(timestamp),
         content_type: version.content_type.as_deref().unwrap_or_default().to_owned(),
-        ..GetSecretResponse::default()
     }
+}
+
+pub(super) fn revision(revision: Revision) -> i64 {
+    i64::try_from(revision.get()).unwrap_or(i64::MAX)
 }
 
 /// A name that did not parse is kept short in records and errors.
@@ -81,12 +87,12 @@ pub(super) fn error_detail(failure: &Failure) -> ErrorDetail {
     }
 }
 
-pub(super) fn demand(request: &GetSecretRequest) -> Result<Demand, Failure> {
+pub(super) fn demand(request: &GetSecretRequest) -> Result<Demand<'_>, Failure> {
     let max_age = request.max_age.as_ref().map(|age| duration("max_age", age)).transpose()?;
     let min_revision = u64::try_from(request.min_revision).map_err(|_| {
         Failure::bad_field(Reason::InvalidArgument, "min_revision", "is negative; write 0 or a revision you were told")
     })?;
-    Ok(Demand { max_age, min_revision })
+    Ok(Demand { max_age, min_revision: Revision::new(min_revision), epoch: &request.epoch })
 }
 
 pub(super) fn bad_name(field: &'static str) -> impl FnOnce(NameError) -> Failure {

@@ -14,16 +14,16 @@ use tonic::{Request, Response, Status};
 
 use super::call::{Call, answer, reply};
 use super::page_token::{Binding, PageTokens, page_size};
-use super::secret_access::Attempt;
+use super::secret_access::{Attempt, admit};
 use super::secret_messages::{
-    bad_name, check_filter, check_labels, check_payload, disclosed, error_detail, refuse_request_id, secret_message,
-    selected, version_message,
+    bad_name, check_filter, check_labels, check_payload, disclosed, error_detail, refuse_request_id, revision,
+    secret_message, selected, version_message,
 };
 use crate::admission::{Action, Permit, Resource};
 use crate::audit::Receipt;
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, StoreName, VersionId, VersionName};
-use crate::secrets::{Labels, Page, SecretBytes, Secrets};
+use crate::secrets::{Changed, Labels, Page, Revision, SecretBytes, Secrets};
 
 /// Pages of a store that one call goes through, when most of what they hold is not for the caller.
 const MAX_STORE_PAGES: usize = 10;
@@ -44,7 +44,8 @@ impl SecretService for SecretRpc {
                 record.version = Some(Arc::clone(&read.fetched.version.id));
                 record.source = read.source.as_str();
             });
-            Ok(move |receipt: &Receipt| disclosed(&read, receipt))
+            let epoch = self.epoch();
+            Ok(move |receipt: &Receipt| disclosed(&read, &epoch, receipt))
         })
         .await
     }
@@ -56,11 +57,12 @@ impl SecretService for SecretRpc {
         answer(request, |call, message| async move {
             let attempts = self.read_all(&call, message.requests).await?;
             call.draft.note(|record| record.items = attempts.iter().map(Attempt::item).collect());
+            let epoch = self.epoch();
             Ok(move |receipt: &Receipt| {
                 let result = |attempt: Attempt| BatchGetSecretsResult {
                     name: attempt.name,
                     result: Some(match attempt.result {
-                        Ok(read) => Entry::Secret(disclosed(&read, receipt)),
+                        Ok(read) => Entry::Secret(disclosed(&read, &epoch, receipt)),
                         Err(failure) => Entry::Error(error_detail(&failure)),
                     }),
                 };
@@ -99,7 +101,7 @@ impl SecretService for SecretRpc {
             let place = self.page_tokens.open(&message.page_token, binding)?;
             let size = page_size(message.page_size)?;
             let first = place.is_none();
-            let permit = self.admit(&call, &secret).await?;
+            let permit = admit(&self.secrets, &call, &secret, None).await?;
             let listing = self.secrets.versions(&permit, Page { size, token: place }).await?;
             let next_page_token = self.seal(listing.next.as_deref(), binding)?;
             let versions = listing
@@ -125,16 +127,16 @@ impl SecretService for SecretRpc {
             let payload = SecretBytes::new(message.payload.to_vec());
             let labels: Labels = Arc::new(message.labels);
             let creation = message.allow_missing.then_some(labels);
-            let permit = self.admit_with(&call, &secret, creation.as_ref()).await?;
+            let permit = admit(&self.secrets, &call, &secret, creation.as_ref()).await?;
             if message.validate_only {
                 self.check_add(&permit, creation.is_some()).await?;
                 return Ok(AddSecretVersionResponse::default());
             }
             call.announce().await?;
-            let added = self.secrets.add(&permit, payload, creation).await?;
-            call.draft.note(|record| record.version = Some(Arc::clone(&added.id)));
-            let version = Some(version_message(&secret, added, true));
-            Ok(AddSecretVersionResponse { version, ..AddSecretVersionResponse::default() })
+            let Changed { version, revision: at } = self.secrets.add(&permit, payload, creation).await?;
+            call.draft.note(|record| record.version = Some(Arc::clone(&version.id)));
+            let version = Some(version_message(&secret, version, true));
+            Ok(AddSecretVersionResponse { version, revision: revision(at), epoch: self.epoch().to_string() })
         })
         .await
     }
@@ -145,8 +147,8 @@ impl SecretService for SecretRpc {
     ) -> Result<Response<EnableSecretVersionResponse>, Status> {
         reply(request, |call, message| async move {
             refuse_request_id(&message.request_id)?;
-            let version = self.switch(&call, &message.name, true, message.validate_only).await?;
-            Ok(EnableSecretVersionResponse { version: Some(version), ..EnableSecretVersionResponse::default() })
+            let (version, revision) = self.switch(&call, &message.name, true, message.validate_only).await?;
+            Ok(EnableSecretVersionResponse { version: Some(version), revision, epoch: self.epoch().to_string() })
         })
         .await
     }
@@ -157,8 +159,8 @@ impl SecretService for SecretRpc {
     ) -> Result<Response<DisableSecretVersionResponse>, Status> {
         reply(request, |call, message| async move {
             refuse_request_id(&message.request_id)?;
-            let version = self.switch(&call, &message.name, false, message.validate_only).await?;
-            Ok(DisableSecretVersionResponse { version: Some(version), ..DisableSecretVersionResponse::default() })
+            let (version, revision) = self.switch(&call, &message.name, false, message.validate_only).await?;
+            Ok(DisableSecretVersionResponse { version: Some(version), revision, epoch: self.epoch().to_string() })
         })
         .await
     }
@@ -199,21 +201,27 @@ impl SecretRpc {
         }
     }
 
-    async fn switch(&self, call: &Call, name: &str, enable: bool, dry: bool) -> Result<SecretVersion, Failure> {
+    /// The version as it is now, and the revision of the change.
+    async fn switch(&self, call: &Call, name: &str, enable: bool, dry: bool) -> Result<(SecretVersion, i64), Failure> {
         let name = VersionName::parse(name).map_err(bad_name("name"))?;
         let VersionId::Exact(id) = &name.version else {
             let description = "ends in \"latest\", which may mean another version by now; name the version by its id";
             return Err(Failure::bad_field(Reason::InvalidName, "name", description));
         };
         call.draft.note(|record| record.version = Some(Arc::clone(id)));
-        let permit = self.admit(call, &name.secret).await?;
-        let info = if dry {
-            self.secrets.version(&permit, id).await?
+        let permit = admit(&self.secrets, call, &name.secret, None).await?;
+        let (info, at) = if dry {
+            (self.secrets.version(&permit, id).await?, Revision::default())
         } else {
             call.announce().await?;
-            self.secrets.set_enabled(&permit, &name.version, enable).await?
+            let changed = self.secrets.set_enabled(&permit, &name.version, enable).await?;
+            (changed.version, changed.revision)
         };
-        Ok(version_message(&name.secret, info, false))
+        Ok((version_message(&name.secret, info, false), revision(at)))
+    }
+
+    fn epoch(&self) -> Arc<str> {
+        Arc::clone(self.secrets.revisions().epoch())
     }
 
     fn seal(&self, place: Option<&str>, binding: Binding) -> Result<String, Failure> {

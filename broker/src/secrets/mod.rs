@@ -1,9 +1,19 @@
 //! Versioned secrets: what they are, who keeps them, and the path by which they are read and changed.
 
 mod bytes;
+mod cache;
+mod errands;
+mod newest;
 mod provider;
+mod revision;
 mod service;
 
+#[cfg(test)]
+mod tests;
+
 pub use bytes::SecretBytes;
+pub use cache::{CacheAccount, Demand, Freshness, Source};
+pub use newest::Newest;
 pub use provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, VersionInfo, VersionState};
-pub use service::{Demand, Read, Secrets, Source, no_such_secret};
+pub use revision::{Revision, Revisions};
+pub use service::{CacheSettings, Changed, Read, Refreshed, Secrets, no_such_secret};

@@ -4,25 +4,46 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::error::Unspecified;
+
 use super::SecretBytes;
+use super::cache::{Cache, CacheAccount, Demand, Freshness, Kept, Load, Source, Supply, Want};
+use super::errands::Errands;
+use super::newest::{Confirmed, Newest, fetch_latest};
 use super::provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, VersionInfo};
+use super::revision::{Revision, Revisions};
 use crate::admission::{Permit, Resource};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, StoreName, VersionId};
 
-/// All configured stores.
+/// All configured stores, behind one cache.
 #[derive(Clone)]
-pub struct Secrets {
-    stores: Arc<BTreeMap<StoreName, Arc<dyn Provider>>>,
-    clock: SharedClock,
+pub struct Secrets(Arc<Parts>);
+
+struct Parts {
+    stores: BTreeMap<StoreName, Store>,
+    values: Arc<Cache<VersionId, Arc<Fetched>>>,
+    labels: Arc<Cache<(), Labels>>,
+    confirmed: Arc<Confirmed>,
+    revisions: Arc<Revisions>,
+    errands: Errands,
 }
 
-/// What a reader demands beyond the name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Demand {
-    pub max_age: Option<Duration>,
-    pub min_revision: u64,
+struct Store {
+    provider: Arc<dyn Provider>,
+    freshness: Freshness,
+    /// Apart, since providers count and grant values and metadata apart.
+    values: Arc<Supply>,
+    labels: Arc<Supply>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// In bytes, of all that is kept.
+    pub size: u64,
+    /// What is not named here is not kept.
+    pub stores: BTreeMap<StoreName, Freshness>,
 }
 
 /// A secret that was read. Its payload leaves only against an audit receipt.
@@ -30,55 +51,154 @@ pub struct Demand {
 #[allow(missing_debug_implementations, reason = "holds a secret")]
 pub struct Read {
     pub secret: SecretName,
-    pub fetched: Fetched,
+    pub fetched: Arc<Fetched>,
     pub source: Source,
     pub loaded: Timestamp,
+    pub fresh_until: Timestamp,
+    /// Where the rotation log was when the load began.
+    pub revision: Revision,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    Cache,
-    Provider,
-    Stale,
+/// A version that was changed, and the revision from which on every read reflects it.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    pub version: VersionInfo,
+    pub revision: Revision,
 }
 
-impl Source {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cache => "CACHE",
-            Self::Provider => "PROVIDER",
-            Self::Stale => "STALE",
-        }
-    }
+#[allow(missing_debug_implementations, reason = "holds a secret")]
+pub struct Refreshed {
+    pub read: Read,
+    pub revision: Revision,
+    /// Whether the value is another one than was kept; `None` where none was.
+    pub changed: Option<bool>,
 }
+
+/// The part of the cache that is for labels: they are small, and policy waits for them.
+const LABELS_SHARE: u64 = 8;
 
 impl Secrets {
-    pub fn new(stores: BTreeMap<StoreName, Arc<dyn Provider>>, clock: SharedClock) -> Self {
-        Self { stores: Arc::new(stores), clock }
+    pub fn new(
+        providers: BTreeMap<StoreName, Arc<dyn Provider>>,
+        settings: &CacheSettings,
+        clock: &SharedClock,
+    ) -> Result<Self, Unspecified> {
+        let revisions = Arc::new(Revisions::new()?);
+        let errands = Errands::default();
+        let stores: BTreeMap<_, _> = providers
+            .into_iter()
+            .map(|(name, provider)| {
+                let freshness = settings.stores.get(&name).copied().unwrap_or_default();
+                let supply = || Supply::new(freshness.stale, clock);
+                (name, Store { provider, freshness, values: supply(), labels: supply() })
+            })
+            .collect();
+        let longest = |life: fn(&Freshness) -> Duration| {
+            stores.values().map(|store| life(&store.freshness) + store.freshness.stale).max().unwrap_or_default()
+        };
+        let for_labels = settings.size / LABELS_SHARE;
+        let values = Cache::new(
+            settings.size - for_labels,
+            longest(|freshness| freshness.latest.max(freshness.pinned)),
+            Arc::clone(&revisions),
+            errands.clone(),
+            Arc::clone(clock),
+        );
+        let labels = Cache::new(
+            for_labels,
+            longest(|freshness| freshness.labels),
+            Arc::clone(&revisions),
+            errands.clone(),
+            Arc::clone(clock),
+        );
+        Ok(Self(Arc::new(Parts { stores, values, labels, confirmed: Arc::new(Confirmed::new()), revisions, errands })))
     }
 
     /// A secret's labels for policy to look at, before anything is permitted; `None` where it does not exist.
     pub async fn labels(&self, secret: &SecretName) -> Result<Option<Labels>, Failure> {
-        let Ok(provider) = self.provider(secret) else {
+        let Ok(store) = self.store_of(secret) else {
             return Ok(None);
         };
-        match provider.describe(secret).await {
-            Ok(info) => Ok(Some(info.labels)),
+        let want = Want { secret, key: &(), supply: &store.labels, life: store.freshness.labels };
+        match self.0.labels.read(want, Demand::default(), || describing(&store.provider, secret)).await {
+            Ok(found) => Ok(Some(found.value)),
             Err(failure) if failure.reason() == Reason::SecretNotFound => Ok(None),
             Err(failure) => Err(failure),
         }
     }
 
-    pub async fn get(&self, permit: &Permit, version: &VersionId, demand: Demand) -> Result<Read, Failure> {
+    pub async fn get(&self, permit: &Permit, version: &VersionId, demand: Demand<'_>) -> Result<Read, Failure> {
+        self.read(permitted_secret(permit)?, version, demand).await
+    }
+
+    pub(super) async fn read(
+        &self,
+        secret: &SecretName,
+        version: &VersionId,
+        demand: Demand<'_>,
+    ) -> Result<Read, Failure> {
+        self.0.revisions.check(demand.min_revision, demand.epoch)?;
+        let store = self.store_of(secret)?;
+        let life = match version {
+            VersionId::Latest => store.freshness.latest,
+            VersionId::Exact(_) => store.freshness.pinned,
+        };
+        let want = Want { secret, key: version, supply: &store.values, life };
+        let found = self.0.values.read(want, demand, || self.fetching(&store.provider, secret, version)).await?;
+        Ok(Read {
+            secret: secret.clone(),
+            fetched: found.value,
+            source: found.source,
+            loaded: found.loaded,
+            fresh_until: found.fresh_until,
+            revision: found.revision,
+        })
+    }
+
+    /// Drops what is kept of the secret and loads one version anew.
+    pub async fn refresh(&self, permit: &Permit, version: &VersionId) -> Result<Refreshed, Failure> {
         let secret = permitted_secret(permit)?;
-        let provider = self.provider(secret)?;
-        if demand.min_revision > 0 {
-            let message =
-                "this broker keeps no rotation log yet, so it has reached no revision; leave min_revision out";
-            return Err(Failure::new(Reason::RevisionNotReached, message));
+        let kept = self.0.values.peek(secret, version);
+        let revision = self.0.revisions.advance();
+        self.invalidate(secret, None, revision);
+        let read = self.read(secret, version, Demand { min_revision: revision, ..Demand::default() }).await?;
+        let changed = kept.map(|kept| kept.payload.expose() != read.fetched.payload.expose());
+        Ok(Refreshed { read, revision, changed })
+    }
+
+    /// For the rotation log: something happened to the secret at `revision`, perhaps the addition of a version. Once
+    /// this has returned, no reader gets what was loaded before.
+    pub fn invalidate(&self, secret: &SecretName, added: Option<Newest>, revision: Revision) {
+        let read = self.0.values.peek(secret, &VersionId::Latest).map(|read| Newest::from(&read.version));
+        for newest in read.into_iter().chain(added) {
+            self.0.confirmed.confirm(secret, newest);
         }
-        let fetched = provider.fetch(secret, version).await.map_err(in_our_words(secret))?;
-        Ok(Read { secret: secret.clone(), fetched, source: Source::Provider, loaded: self.clock.now() })
+        // A load that begins from here on knows of the change, by its stamp and by what was confirmed.
+        self.0.revisions.reach(revision);
+        self.0.values.invalidate(secret, revision);
+        self.0.labels.invalidate(secret, revision);
+    }
+
+    pub fn revisions(&self) -> &Revisions {
+        &self.0.revisions
+    }
+
+    /// Of the values and of the labels.
+    pub fn cache_accounts(&self) -> [CacheAccount; 2] {
+        [self.0.values.account(), self.0.labels.account()]
+    }
+
+    /// Frees what may not be served any more. To be called now and then.
+    pub fn tidy(&self) {
+        self.0.values.tidy();
+        self.0.labels.tidy();
+    }
+
+    /// Breaks off loads and waits for changes. Whoever still waits for a load is told to go elsewhere.
+    pub async fn stop(&self) {
+        self.0.errands.end().await;
+        self.0.values.abandon();
+        self.0.labels.abandon();
     }
 
     pub async fn list(&self, permit: &Permit, page: Page) -> Result<Listing<SecretInfo>, Failure> {
@@ -119,31 +239,131 @@ impl Secrets {
         permit: &Permit,
         payload: SecretBytes,
         creation: Option<Labels>,
-    ) -> Result<VersionInfo, Failure> {
-        let secret = permitted_secret(permit)?;
-        self.provider(secret)?.add(secret, payload, creation).await.map_err(in_our_words(secret))
+    ) -> Result<Changed, Failure> {
+        self.add_to(permitted_secret(permit)?.clone(), payload, creation).await
     }
 
-    pub async fn set_enabled(
+    pub(super) async fn add_to(
         &self,
-        permit: &Permit,
-        version: &VersionId,
+        secret: SecretName,
+        payload: SecretBytes,
+        creation: Option<Labels>,
+    ) -> Result<Changed, Failure> {
+        let provider = Arc::clone(self.provider(&secret)?);
+        let this = self.clone();
+        self.carry_out(async move {
+            let added = provider.add(&secret, payload, creation).await;
+            if let Ok(version) = &added {
+                this.0.confirmed.confirm(&secret, version.into());
+            }
+            this.concluded(&secret, added)
+        })
+        .await
+    }
+
+    pub async fn set_enabled(&self, permit: &Permit, version: &VersionId, enabled: bool) -> Result<Changed, Failure> {
+        self.switch(permitted_secret(permit)?.clone(), version.clone(), enabled).await
+    }
+
+    pub(super) async fn switch(
+        &self,
+        secret: SecretName,
+        version: VersionId,
         enabled: bool,
-    ) -> Result<VersionInfo, Failure> {
-        let secret = permitted_secret(permit)?;
-        self.provider(secret)?.set_enabled(secret, version, enabled).await.map_err(in_our_words(secret))
+    ) -> Result<Changed, Failure> {
+        let provider = Arc::clone(self.provider(&secret)?);
+        let this = self.clone();
+        self.carry_out(async move {
+            let changed = provider.set_enabled(&secret, &version, enabled).await;
+            this.concluded(&secret, changed)
+        })
+        .await
+    }
+
+    /// A change goes on when its caller leaves: only so is it known what has become of it.
+    async fn carry_out(
+        &self,
+        change: impl Future<Output = Result<Changed, Failure>> + Send + 'static,
+    ) -> Result<Changed, Failure> {
+        self.0.errands.carry_out(change).await.unwrap_or_else(|_| {
+            let message = "the change ended in a defect of the broker; look at the secret before you repeat it";
+            Err(Failure::new(Reason::Internal, message))
+        })
+    }
+
+    fn concluded(&self, secret: &SecretName, outcome: Result<VersionInfo, Failure>) -> Result<Changed, Failure> {
+        let is_certain = outcome.as_ref().err().is_some_and(|failure| was_not_made(failure.reason()));
+        if is_certain {
+            return Err(outcome.err().map_or_else(misfit, in_our_words(secret)));
+        }
+        let revision = self.0.revisions.advance();
+        self.invalidate(secret, None, revision);
+        let version = outcome.map_err(in_our_words(secret))?;
+        Ok(Changed { version, revision })
+    }
+
+    fn fetching(&self, provider: &Arc<dyn Provider>, secret: &SecretName, version: &VersionId) -> Load<Arc<Fetched>> {
+        let (provider, secret, version) = (Arc::clone(provider), secret.clone(), version.clone());
+        let (confirmed, values) = (Arc::clone(&self.0.confirmed), Arc::clone(&self.0.values));
+        Box::pin(async move {
+            let fetched = match &version {
+                VersionId::Exact(_) => provider.fetch(&secret, &version).await,
+                VersionId::Latest => {
+                    // What was read before is not taken back either.
+                    let read = values.peek(&secret, &version).map(|read| Newest::from(&read.version));
+                    fetch_latest(&*provider, &secret, Newest::of(confirmed.of(&secret), read)).await
+                }
+            };
+            fetched.map(Arc::new).map_err(in_our_words(&secret))
+        })
+    }
+
+    fn store_of(&self, secret: &SecretName) -> Result<&Store, Failure> {
+        let store = self.0.stores.get(secret.store()).ok_or_else(|| no_such_secret(secret))?;
+        store
+            .provider
+            .check_name(secret)
+            .map_err(|error| Failure::bad_field(Reason::InvalidName, "name", error.to_string()))?;
+        Ok(store)
     }
 
     fn provider(&self, secret: &SecretName) -> Result<&Arc<dyn Provider>, Failure> {
-        let provider = self.stores.get(secret.store()).ok_or_else(|| no_such_secret(secret))?;
-        provider
-            .check_name(secret)
-            .map_err(|error| Failure::bad_field(Reason::InvalidName, "name", error.to_string()))?;
-        Ok(provider)
+        self.store_of(secret).map(|store| &store.provider)
     }
 
     fn store(&self, store: &StoreName) -> Result<&Arc<dyn Provider>, Failure> {
-        self.stores.get(store).ok_or_else(|| no_store(store.as_str()))
+        self.0.stores.get(store).map(|store| &store.provider).ok_or_else(|| no_store(store.as_str()))
+    }
+}
+
+fn describing(provider: &Arc<dyn Provider>, secret: &SecretName) -> Load<Labels> {
+    let (provider, secret) = (Arc::clone(provider), secret.clone());
+    Box::pin(async move { provider.describe(&secret).await.map(|info| info.labels) })
+}
+
+/// Whether a change that failed for this reason has surely not happened.
+fn was_not_made(reason: Reason) -> bool {
+    !matches!(reason, Reason::ProviderUnavailable | Reason::DeadlineExceeded | Reason::Internal | Reason::Unspecified)
+}
+
+impl Kept for Arc<Fetched> {
+    fn weight(&self) -> usize {
+        let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+        self.payload.len() + self.version.id.len() + text(&self.version.content_type)
+    }
+
+    fn expires(&self) -> Option<Timestamp> {
+        self.version.expires
+    }
+}
+
+impl Kept for Labels {
+    fn weight(&self) -> usize {
+        self.iter().map(|(key, value)| key.len() + value.len() + 64).sum()
+    }
+
+    fn expires(&self) -> Option<Timestamp> {
+        None
     }
 }
 
@@ -176,6 +396,6 @@ fn misfit() -> Failure {
 
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.stores.keys()).finish()
+        f.debug_list().entries(self.0.stores.keys()).finish()
     }
 }

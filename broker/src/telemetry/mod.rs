@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tracing::Dispatch;
 
-pub use metrics::{CallTimer, Metrics};
+pub use metrics::{CallTimer, Counter, Metrics};
 pub use samples::{Point, Samples};
 pub use settings::{LogFormat, Settings};
 pub use trace::{TraceContext, Traces, finish};

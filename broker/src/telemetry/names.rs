@@ -281,6 +281,36 @@ pub static CREDENTIAL_FAILURES: Metric = counter(
     &["credential"],
 );
 
+pub static CACHE_READS: Metric = counter(
+    "keyferry.cache.reads",
+    "keyferry_cache_reads_total",
+    "Reads by what they met: hit, miss (asked the store), joined (another's load), stale (the store failed).",
+    "{read}",
+    &["cache", "result"],
+);
+
+pub static CACHE_ENTRIES: Metric = gauge(
+    "keyferry.cache.entries",
+    "keyferry_cache_entries",
+    "Secrets of which something is kept.",
+    "{entry}",
+    &["cache"],
+);
+
+pub static CACHE_BYTES: Metric =
+    gauge("keyferry.cache.size", "keyferry_cache_bytes", "What is kept, in bytes as estimated.", "By", &["cache"]);
+
+pub static CACHE_MAX_BYTES: Metric =
+    gauge("keyferry.cache.limit", "keyferry_cache_max_bytes", "What may be kept, in bytes.", "By", &["cache"]);
+
+pub static CACHE_EVICTED: Metric = counter(
+    "keyferry.cache.evicted",
+    "keyferry_cache_evicted_total",
+    "Secrets dropped for want of room.",
+    "{entry}",
+    &["cache"],
+);
+
 pub static DRAINING: Metric = gauge("keyferry.draining", "keyferry_draining", "1 once shutdown has begun.", "1", &[]);
 
 pub static PANICS: Metric = counter("keyferry.panics", "keyferry_panics_total", "Panics, each a bug.", "{panic}", &[]);
@@ -383,6 +413,11 @@ pub static ALL: &[&Metric] = &[
     &CREDENTIAL_HEALTHY,
     &CREDENTIAL_EXPIRY,
     &CREDENTIAL_FAILURES,
+    &CACHE_READS,
+    &CACHE_ENTRIES,
+    &CACHE_BYTES,
+    &CACHE_MAX_BYTES,
+    &CACHE_EVICTED,
     &DRAINING,
     &PANICS,
     &LOG_LOST,

@@ -1,0 +1,396 @@
+//! What is served, for how long, and what it costs the store.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::world::{FRESHNESS, World, db, id, settle, until};
+use crate::error::{Detail, Reason};
+use crate::names::VersionId;
+use crate::secrets::{Demand, Freshness, Newest, Revision, Source, VersionState};
+
+const ASK: Demand<'static> = Demand { max_age: Some(Duration::ZERO), min_revision: Revision::new(0), epoch: "" };
+
+fn at_least(min_revision: Revision) -> Demand<'static> {
+    Demand { min_revision, ..Demand::default() }
+}
+
+#[tokio::test]
+async fn a_load_that_began_before_an_invalidation_is_never_kept_and_answers_nobody() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.store.script().holds = true;
+    let read = world.begin(Demand::default());
+    until(|| world.store.held() == 1).await;
+
+    // Version 2 comes about while version 1 is on its way.
+    world.store.put(&db(), 2);
+    world.secrets.invalidate(&db(), None, Revision::new(1));
+    until(|| world.store.held() == 2).await;
+    world.store.release(0, None);
+    settle().await;
+    assert!(!read.is_finished(), "the overtaken load answered");
+    world.store.release(0, None);
+    assert_eq!(id(&read.await.unwrap()), Ok("2"));
+
+    let kept = world.latest().await;
+    assert_eq!((id(&kept), kept.as_ref().unwrap().source), (Ok("2"), Source::Cache));
+    assert_eq!(kept.unwrap().revision, Revision::new(1));
+}
+
+#[tokio::test]
+async fn an_overtaken_load_that_lands_last_does_not_replace_what_is_kept() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.store.script().holds = true;
+    let read = world.begin(Demand::default());
+    until(|| world.store.held() == 1).await;
+    world.store.put(&db(), 2);
+    world.secrets.invalidate(&db(), None, Revision::new(1));
+    until(|| world.store.held() == 2).await;
+    world.store.release(1, None);
+    assert_eq!(id(&read.await.unwrap()), Ok("2"));
+    world.store.script().holds = false;
+    world.store.release(0, None);
+    until(|| world.store.script().under_way == 0).await;
+    settle().await;
+    let kept = world.latest().await;
+    assert_eq!((id(&kept), kept.as_ref().unwrap().source), (Ok("2"), Source::Cache));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_misses_of_one_key_are_one_call() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.store.script().holds = true;
+    let mut reads = JoinSet::new();
+    for _ in 0..1_000 {
+        let secrets = world.secrets.clone();
+        reads.spawn(async move { secrets.read(&db(), &VersionId::Latest, Demand::default()).await });
+    }
+    let counts = || world.secrets.cache_accounts()[0];
+    while counts().misses + counts().joined < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    world.store.release(0, None);
+    assert!(reads.join_all().await.iter().all(|read| id(read) == Ok("1")));
+    assert_eq!(world.store.fetches(), 1);
+    assert_eq!((counts().misses, counts().joined), (1, 999));
+}
+
+#[tokio::test]
+async fn those_who_wait_for_a_load_share_its_failure() {
+    let world = World::new();
+    world.store.script().holds = true;
+    let reads = [world.begin(Demand::default()), world.begin(Demand::default())];
+    until(|| world.store.held() == 1).await;
+    settle().await;
+    world.store.release(0, Some(Reason::ProviderThrottled));
+    for read in reads {
+        assert_eq!(id(&read.await.unwrap()), Err(Reason::ProviderThrottled));
+    }
+    assert_eq!(world.store.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_takes_no_load_with_him() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.store.script().holds = true;
+    let first = world.begin(Demand::default());
+    until(|| world.store.held() == 1).await;
+    let second = world.begin(Demand::default());
+    settle().await;
+    first.abort();
+    assert!(first.await.is_err_and(|ended| ended.is_cancelled()));
+    world.store.release(0, None);
+    assert_eq!(id(&second.await.unwrap()), Ok("1"));
+    assert_eq!(world.store.fetches(), 1);
+}
+
+#[tokio::test]
+async fn latest_and_pinned_versions_have_lives_of_their_own() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    for _ in 0..2 {
+        world.latest().await.unwrap();
+        world.version("1").await.unwrap();
+    }
+    assert_eq!(world.store.fetches(), 2);
+    world.clock.advance(FRESHNESS.latest);
+    assert_eq!(world.latest().await.unwrap().source, Source::Provider);
+    assert_eq!(world.version("1").await.unwrap().source, Source::Cache);
+    world.clock.advance(FRESHNESS.pinned);
+    assert_eq!(world.version("1").await.unwrap().source, Source::Provider);
+}
+
+#[tokio::test]
+async fn a_read_late_in_its_life_is_answered_at_once_and_refreshed_once() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    let first = world.latest().await.unwrap();
+    world.clock.advance(FRESHNESS.latest.mul_f64(0.96));
+    world.store.script().holds = true;
+    for _ in 0..10 {
+        assert_eq!(world.latest().await.unwrap().source, Source::Cache);
+    }
+    until(|| world.store.held() == 1).await;
+    world.store.release(0, None);
+    until(|| world.store.script().under_way == 0).await;
+    settle().await;
+    let refreshed = world.latest().await.unwrap();
+    assert!(refreshed.source == Source::Cache && refreshed.loaded > first.loaded);
+    assert_eq!(world.store.fetches(), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_served_past_the_end_that_its_provider_set() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    let read = world.latest().await.unwrap();
+    let end = read.loaded.plus(Duration::from_secs(10));
+    world.store.script().expires = Some(end);
+    assert_eq!(world.demand(ASK).await.unwrap().fresh_until, end);
+    world.clock.advance(Duration::from_secs(10));
+    world.store.script().failure = Some(Reason::ProviderUnavailable);
+    assert_eq!(id(&world.latest().await), Err(Reason::ProviderUnavailable));
+}
+
+#[tokio::test]
+async fn a_refusal_is_kept_for_as_long_as_its_reason_allows() {
+    let secs = Duration::from_secs;
+    for (state, reason, life) in [
+        (None, Reason::SecretNotFound, secs(5)),
+        (Some(VersionState::Disabled), Reason::VersionDisabled, secs(5)),
+        (Some(VersionState::Destroyed), Reason::VersionDestroyed, secs(60)),
+    ] {
+        let world = World::new();
+        world.store.script().versions.insert(db(), state.into_iter().collect());
+        for _ in 0..3 {
+            assert_eq!(id(&world.latest().await), Err(reason));
+        }
+        assert_eq!(world.store.fetches(), 1, "{reason:?}");
+        world.clock.advance(life - secs(1));
+        assert_eq!(id(&world.latest().await), Err(reason));
+        assert_eq!(world.store.fetches(), 1, "{reason:?}");
+        world.clock.advance(secs(1));
+        world.store.put(&db(), 1);
+        assert_eq!(id(&world.latest().await), Ok("1"));
+    }
+    for (reason, life) in [(Reason::ProviderDenied, secs(2)), (Reason::ProviderUnavailable, secs(0))] {
+        let world = World::new();
+        world.store.script().failure = Some(reason);
+        assert_eq!(id(&world.latest().await), Err(reason));
+        world.clock.advance(life);
+        world.store.script().failure = None;
+        world.store.put(&db(), 1);
+        assert_eq!(id(&world.latest().await), Ok("1"), "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_addition_ends_the_refusals_before_it() {
+    let world = World::new();
+    assert_eq!(id(&world.latest().await), Err(Reason::SecretNotFound));
+    assert_eq!(world.secrets.labels(&db()).await.unwrap(), None);
+    world.add().await;
+    assert_eq!(id(&world.latest().await), Ok("1"));
+    assert!(world.secrets.labels(&db()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_refusal_drops_what_was_kept() {
+    for reason in [Reason::SecretNotFound, Reason::ProviderDenied] {
+        let world = World::new();
+        world.store.put(&db(), 1);
+        world.version("1").await.unwrap();
+        world.store.script().failure = Some(reason);
+        assert_eq!(id(&world.latest().await), Err(reason));
+        assert_eq!(id(&world.version("1").await), Err(reason), "a version outlived {reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn max_age_takes_nothing_older_and_zero_asks_the_store() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    let within = |secs| Demand { max_age: Some(Duration::from_secs(secs)), ..Demand::default() };
+    world.latest().await.unwrap();
+    world.clock.advance(Duration::from_secs(10));
+    assert_eq!(world.demand(within(10)).await.unwrap().source, Source::Cache);
+    assert_eq!(world.demand(within(9)).await.unwrap().source, Source::Provider);
+    assert_eq!(world.demand(ASK).await.unwrap().source, Source::Provider);
+    assert_eq!(world.store.fetches(), 3);
+}
+
+#[tokio::test]
+async fn who_asks_the_store_joins_no_load_that_began_before() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.store.script().holds = true;
+    let early = world.begin(Demand::default());
+    until(|| world.store.held() == 1).await;
+    world.store.put(&db(), 2);
+    let asking: Vec<_> = (0..100).map(|_| world.begin(ASK)).collect();
+    settle().await;
+    assert_eq!(world.store.held(), 1, "more than one load of a key at a time");
+    world.store.release(0, None);
+    assert_eq!(id(&early.await.unwrap()), Ok("1"));
+    until(|| world.store.held() == 1).await;
+    world.store.release(0, None);
+    for read in asking {
+        assert_eq!(id(&read.await.unwrap()), Ok("2"));
+    }
+    assert_eq!(world.store.fetches(), 2, "those who asked did not share one load");
+}
+
+#[tokio::test]
+async fn min_revision_is_met_or_refused() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.latest().await.unwrap();
+    let revision = world.add().await;
+    let read = world.demand(at_least(revision)).await.unwrap();
+    assert!(&*read.fetched.version.id == "2" && read.revision >= revision);
+    assert_eq!(world.demand(at_least(revision)).await.unwrap().source, Source::Cache);
+
+    // Another secret's event: what was loaded before it does not meet the demand, and is no worse for others.
+    let other = "stores/main/secrets/other";
+    world.secrets.invalidate(&crate::names::SecretName::parse(other).unwrap(), None, Revision::new(5));
+    assert_eq!(world.latest().await.unwrap().source, Source::Cache);
+    let read = world.demand(at_least(Revision::new(5))).await.unwrap();
+    assert_eq!((read.source, read.revision), (Source::Provider, Revision::new(5)));
+
+    let Err(failure) = world.demand(at_least(Revision::new(6))).await else { panic!("served the future") };
+    assert_eq!(failure.reason(), Reason::RevisionNotReached);
+    assert!(matches!(failure.detail(), Detail::RetryAfter(_)));
+    let elsewhere = Demand { epoch: "another", ..at_least(revision) };
+    assert_eq!(id(&world.demand(elsewhere).await), Err(Reason::EpochChanged));
+    assert_eq!(id(&world.demand(Demand { epoch: "another", ..Demand::default() }).await), Ok("2"));
+    let epoch = world.secrets.revisions().epoch().to_string();
+    assert_eq!(id(&world.demand(Demand { epoch: &epoch, ..at_least(revision) }).await), Ok("2"));
+}
+
+#[tokio::test]
+async fn an_invalidation_reaches_all_versions_of_its_secret_and_no_other() {
+    let world = World::new();
+    let other = crate::names::SecretName::parse("stores/main/secrets/other").unwrap();
+    let read_other = || world.secrets.read(&other, &VersionId::Latest, Demand::default());
+    world.store.put(&db(), 2);
+    world.store.put(&other, 1);
+    world.latest().await.unwrap();
+    for version in ["1", "2"] {
+        world.version(version).await.unwrap();
+    }
+    read_other().await.unwrap();
+    world.secrets.invalidate(&db(), None, Revision::new(1));
+    world.store.script().versions.insert(db(), vec![VersionState::Disabled; 2]);
+    assert_eq!(id(&world.latest().await), Err(Reason::VersionDisabled));
+    for version in ["1", "2"] {
+        assert_eq!(id(&world.version(version).await), Err(Reason::VersionDisabled));
+    }
+    assert_eq!(read_other().await.unwrap().source, Source::Cache);
+}
+
+#[tokio::test]
+async fn latest_is_fetched_by_its_number_while_the_store_lags_behind_what_was_confirmed() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.add().await;
+    world.store.script().lag = 1;
+    assert_eq!(id(&world.latest().await), Ok("2"));
+    // An event tells of a third, made elsewhere.
+    world.store.put(&db(), 3);
+    world.store.script().lag = 2;
+    world.secrets.invalidate(&db(), Some(Newest { id: "3".into(), created: None }), Revision::new(2));
+    assert_eq!(id(&world.latest().await), Ok("3"));
+    // A fourth that nobody told of is found as soon as the store tells.
+    world.store.put(&db(), 4);
+    world.store.script().lag = 0;
+    world.clock.advance(FRESHNESS.latest);
+    assert_eq!(id(&world.latest().await), Ok("4"));
+    world.store.script().lag = 2;
+    world.clock.advance(FRESHNESS.latest);
+    assert_eq!(id(&world.latest().await), Ok("4"), "what was read once was taken back");
+}
+
+#[tokio::test]
+async fn a_disabled_newest_version_is_not_replaced_by_an_older_one() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.add().await;
+    world.secrets.switch(db(), VersionId::exact("2").unwrap(), false).await.unwrap();
+    world.store.script().lag = 1;
+    assert_eq!(id(&world.latest().await), Err(Reason::VersionDisabled));
+}
+
+#[tokio::test]
+async fn a_change_goes_on_when_its_caller_leaves_and_is_known() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.latest().await.unwrap();
+    world.store.script().holds = true;
+    let secrets = world.secrets.clone();
+    let change = tokio::spawn(async move { secrets.switch(db(), VersionId::exact("1").unwrap(), false).await.is_ok() });
+    until(|| world.store.held() == 1).await;
+    change.abort();
+    assert!(change.await.is_err());
+    world.store.script().holds = false;
+    world.store.release(0, None);
+    until(|| world.secrets.revisions().current() == Revision::new(1)).await;
+    settle().await;
+    assert_eq!(id(&world.latest().await), Err(Reason::VersionDisabled));
+}
+
+#[tokio::test]
+async fn a_change_that_may_have_been_made_is_taken_for_made() {
+    for (reason, source) in
+        [(Reason::ProviderUnavailable, Source::Provider), (Reason::ProviderBudgetExhausted, Source::Cache)]
+    {
+        let world = World::new();
+        world.store.put(&db(), 1);
+        world.latest().await.unwrap();
+        world.store.script().failure = Some(reason);
+        let changed = world.secrets.switch(db(), VersionId::exact("1").unwrap(), true).await;
+        assert_eq!(changed.unwrap_err().reason(), reason);
+        world.store.script().failure = None;
+        assert_eq!(world.latest().await.unwrap().source, source, "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn labels_are_asked_for_once_a_life() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    for _ in 0..100 {
+        assert!(world.secrets.labels(&db()).await.unwrap().is_some());
+    }
+    assert_eq!(world.store.script().describes, 1);
+    world.clock.advance(FRESHNESS.labels);
+    world.store.script().failure = Some(Reason::ProviderThrottled);
+    assert!(world.secrets.labels(&db()).await.unwrap().is_some(), "labels have no stale life");
+    world.store.script().failure = None;
+    let elsewhere = crate::names::SecretName::parse("stores/none/secrets/db").unwrap();
+    assert_eq!(world.secrets.labels(&elsewhere).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_store_without_freshness_is_asked_each_time() {
+    let world = World::with(Freshness::default());
+    world.store.put(&db(), 1);
+    for _ in 0..3 {
+        assert_eq!(world.latest().await.unwrap().source, Source::Provider);
+    }
+    assert_eq!(world.store.fetches(), 3);
+}
+
+#[tokio::test]
+async fn whoever_waits_when_the_broker_stops_is_told() {
+    let world = World::new();
+    world.store.script().holds = true;
+    let read = world.begin(Demand::default());
+    until(|| world.store.held() == 1).await;
+    world.secrets.stop().await;
+    assert_eq!(id(&read.await.unwrap()), Err(Reason::Draining));
+    assert_eq!(id(&world.latest().await), Err(Reason::Draining));
+}
