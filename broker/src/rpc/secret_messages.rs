@@ -73,7 +73,6 @@ pub(super) fn version_message(secret: &SecretName, info: VersionInfo, latest: bo
         not_before_time: info.not_before.map(timestamp),
         expire_time: info.expires.map(timestamp),
         latest,
-        ..SecretVersion::default()
     }
 }
 

@@ -29,20 +29,26 @@ pub(super) enum Verdict {
 /// A denial is an answer: whoever takes the broker's rights on a secret means it no longer to be handed out. A corrupt
 /// payload is no outage either: somebody must look at it.
 pub(super) fn verdict(reason: Reason) -> Verdict {
-    match reason {
-        Reason::SecretNotFound | Reason::VersionNotFound | Reason::VersionDisabled => {
-            Verdict::Refused(Duration::from_secs(5))
-        }
-        // For good, so only the secret's deletion could make it another answer.
-        Reason::VersionDestroyed => Verdict::Refused(Duration::from_mins(1)),
-        // An operator who grants the right should not wait.
-        Reason::ProviderDenied => Verdict::Refused(Duration::from_secs(2)),
+    let unanswered = matches!(
+        reason,
         Reason::ProviderUnavailable
-        | Reason::ProviderThrottled
-        | Reason::ProviderCredential
-        | Reason::ProviderBudgetExhausted
-        | Reason::CircuitOpen => Verdict::Unanswered,
-        _ => Verdict::Unclear,
+            | Reason::ProviderThrottled
+            | Reason::ProviderCredential
+            | Reason::ProviderBudgetExhausted
+            | Reason::CircuitOpen
+    );
+    if unanswered { Verdict::Unanswered } else { refusal_kept_for(reason).map_or(Verdict::Unclear, Verdict::Refused) }
+}
+
+fn refusal_kept_for(reason: Reason) -> Option<Duration> {
+    if matches!(reason, Reason::SecretNotFound | Reason::VersionNotFound | Reason::VersionDisabled) {
+        Some(Duration::from_secs(5))
+    } else if reason == Reason::VersionDestroyed {
+        // For good, so only the secret's deletion could make it another answer.
+        Some(Duration::from_mins(1))
+    } else {
+        // An operator who grants the right should not wait.
+        (reason == Reason::ProviderDenied).then_some(Duration::from_secs(2))
     }
 }
 

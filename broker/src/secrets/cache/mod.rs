@@ -360,9 +360,9 @@ where
         let standing = &trip.supply.standing;
         let now = self.clock.monotonic();
         if unanswered {
-            standing.failed(now)
+            standing.failed(now);
         } else {
-            standing.answered(now)
+            standing.answered(now);
         }
         let early = self.spread.hash_one((secret, number)) as u8;
         let slot = Arc::new(Slot::new(outcome, stamp, trip.life, trip.supply.stale, f64::from(early) / 256.0));
