@@ -117,13 +117,13 @@ fn verdict(status: &Status) -> String {
 const REFUSALS: [&str; 4] =
     ["CREDENTIAL_MISSING", "CERTIFICATE_REJECTED", "ACCESS_DENIED", "CLIENT_CERTIFICATE_REQUIRED"];
 
-/// Field 1 is the name or parent in all methods of `SecretService`; the others need no field to be decided on.
+/// Field 1 is the name or parent in all methods of `SecretService` and in `RefreshSecret`; the others need no field to be decided on.
 fn body_for(path: &str) -> Vec<u8> {
     let name: &str = match path.rsplit('/').next().unwrap() {
         "ListSecrets" => "stores/local",
         "EnableSecretVersion" | "DisableSecretVersion" => "stores/local/secrets/a/versions/1",
         "BatchGetSecrets" => return [&[0x0a, 24, 0x0a, 22][..], b"stores/local/secrets/a"].concat(),
-        _ if path.contains("SecretService") => "stores/local/secrets/a",
+        _ if path.contains("SecretService") || path.ends_with("RefreshSecret") => "stores/local/secrets/a",
         _ => return Vec::new(),
     };
     [&[0x0a, u8::try_from(name.len()).unwrap()][..], name.as_bytes()].concat()
