@@ -16,6 +16,7 @@ mod calls;
 mod consistency;
 mod dev;
 mod explain;
+mod identity_doubles;
 mod issuers;
 mod providers;
 mod reload;

@@ -1,4 +1,4 @@
-//! A bare TLS client, for what tonic's would not do.
+//! Bare TLS: a client for what tonic's would not do, and what the doubles serve with.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -39,4 +39,17 @@ pub fn config(ca: &Ca, identity: Option<&Issued>) -> ClientConfig {
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
+}
+
+/// For a double that serves HTTP/1 over TLS.
+pub fn server(identity: &Issued) -> ServerConfig {
+    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from(identity.der.clone())],
+            PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap(),
+        )
+        .unwrap()
 }

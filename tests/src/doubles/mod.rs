@@ -2,4 +2,5 @@
 
 pub mod faults;
 pub mod http;
+pub mod identity;
 pub mod secret_manager;
