@@ -64,7 +64,7 @@ fn explain(
         };
     };
     let what = match code {
-        70_021 | 700_210 => format!(
+        70_021 | 70_025 | 700_210 => format!(
             "no federated credential of application {client_id} fits the assertion; one must have exactly issuer \
              {issuer}, subject {subject} and audience {audience}, case included"
         ),
@@ -76,7 +76,7 @@ fn explain(
             "no federated credential of application {client_id} has the assertion's audience; set it to exactly \
              {audience}"
         ),
-        700_213 => format!(
+        700_213 | 7_002_137 | 7_002_138 => format!(
             "no federated credential of application {client_id} has the assertion's subject; set it to exactly \
              {subject}, case included (of a Google service account it is the unique id, not the e-mail)"
         ),
@@ -88,7 +88,10 @@ fn explain(
         90_002 | 900_021 | 900_023 => {
             format!("there is no tenant {tenant} at {authority_url}; correct tenant, or authority_url for its cloud")
         }
-        50_013 => format!(
+        50_166 | 90_061 | 501_661 => {
+            format!("Entra cannot fetch the keys of issuer {issuer}; it must be reachable from the internet")
+        }
+        50_013 | 7_000_272 => format!(
             "Entra cannot verify the assertion's signature; the issuer {issuer} must publish the key that signs it at \
              its discovery document, reachable from the internet"
         ),
