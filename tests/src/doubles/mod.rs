@@ -3,4 +3,5 @@
 pub mod faults;
 pub mod http;
 pub mod identity;
+pub mod key_vault;
 pub mod secret_manager;
