@@ -1,5 +1,6 @@
 //! Where secrets are kept, and what stands between the broker and the clouds that keep them.
 
+pub mod azure;
 pub mod credential;
 pub mod gcp;
 pub mod guard;
