@@ -24,6 +24,7 @@ use crate::config::{Config, StoreSettings};
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::StoreName;
+use crate::providers::azure::{self, AzureStore};
 use crate::providers::credential::{Broken, Credential, CredentialSettings};
 use crate::providers::guard::{Guard, GuardSettings};
 use crate::providers::local::{KeyError, LocalKey, LocalStore, OpenError};
@@ -107,6 +108,10 @@ pub enum StartError {
     #[cfg(not(feature = "etcd"))]
     #[error("[state] kind = \"etcd\" is not in this build; take the container image, or build with --features etcd")]
     EtcdLeftOut,
+    #[error("{0} cannot be opened")]
+    Azure(StoreName, #[source] azure::OpenError),
+    #[error("{0} names the credential {1:?}, which is not declared; add [credentials.{1}]")]
+    NoCredential(StoreName, String),
     #[error("{0} is of kind {1}, which this version does not serve yet; leave it out")]
     Kind(StoreName, &'static str),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
@@ -133,9 +138,8 @@ pub fn unserved(config: &Config) -> Vec<StartError> {
         found.push(StartError::EtcdLeftOut);
     }
     found.extend(config.stores.iter().filter_map(|(name, store)| match store {
-        StoreSettings::Local(_) => None,
+        StoreSettings::Local(_) | StoreSettings::Azure(_) => None,
         StoreSettings::Gcp(_) => Some(StartError::Kind(name.clone(), "gcp")),
-        StoreSettings::Azure(_) => Some(StartError::Kind(name.clone(), "azure")),
     }));
     found
 }
@@ -166,7 +170,7 @@ impl Broker {
         let guards = guards(&config.stores, &clock);
         let credentials = open_credentials(config.credentials, &clock)?;
         let summaries = config.stores.iter().map(|(name, store)| (name.clone(), StoreSummary::of(store))).collect();
-        let stores = open_stores(config.stores, &clock)?;
+        let stores = open_stores(config.stores, &credentials, &guards, &clock)?;
         let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
         let secrets = Secrets::new(stores, &config.cache, &clock)?;
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
@@ -402,6 +406,8 @@ fn open_credentials(
 
 fn open_stores(
     settings: BTreeMap<StoreName, StoreSettings>,
+    credentials: &Credentials,
+    guards: &Guards,
     clock: &SharedClock,
 ) -> Result<BTreeMap<StoreName, Arc<dyn Provider>>, StartError> {
     let mut stores: BTreeMap<StoreName, Arc<dyn Provider>> = BTreeMap::new();
@@ -414,7 +420,15 @@ fn open_stores(
                 stores.insert(name, Arc::new(store));
             }
             StoreSettings::Gcp(_) => return Err(StartError::Kind(name, "gcp")),
-            StoreSettings::Azure(_) => return Err(StartError::Kind(name, "azure")),
+            StoreSettings::Azure(azure) => {
+                let credential = credentials.get(&azure.credential).cloned();
+                let credential =
+                    credential.ok_or_else(|| StartError::NoCredential(name.clone(), azure.credential.clone()))?;
+                let guard = Arc::clone(&guards[&name]);
+                let store = AzureStore::open(name.clone(), &azure, credential, guard, Arc::clone(clock))
+                    .map_err(|error| StartError::Azure(name.clone(), error))?;
+                stores.insert(name, Arc::new(store));
+            }
         }
     }
     Ok(stores)

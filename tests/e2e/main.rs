@@ -19,6 +19,7 @@ mod dev;
 mod explain;
 mod identity_doubles;
 mod issuers;
+mod key_vault;
 mod providers;
 mod reload;
 mod rights;

@@ -101,12 +101,12 @@ impl Backend {
         Ok(answer(StatusCode::OK, &answered))
     }
 
-    fn page(&self, asked: &Asked<'_>, part: Part) -> Value {
+    fn page(&self, asked: &Asked<'_>, Part { items, next }: Part) -> Value {
         let (origin, path) = (self.pages_at.lock().unwrap(), asked.path);
         let version = asked.parameters["api-version"];
         let size = asked.parameters.get("maxresults").map(|size| format!("&maxresults={size}")).unwrap_or_default();
-        let next = part.next.map(|next| format!("{origin}{path}?api-version={version}&$skiptoken={next}{size}"));
-        json!({ "value": part.items, "nextLink": next })
+        let next = next.map(|next| format!("{origin}{path}?api-version={version}&$skiptoken={next}{size}"));
+        json!({ "value": Value::Array(items), "nextLink": next })
     }
 }
 

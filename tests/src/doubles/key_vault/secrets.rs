@@ -116,8 +116,10 @@ impl Secrets {
     pub(super) fn delete(&mut self, name: &str) -> Result<Value, Refusal> {
         let now = self.tick();
         let secret = self.live.remove(&key(name)).ok_or_else(|| Refusal::not_found(name))?;
-        let entry = self.deleted.entry(key(name)).insert_entry((secret, now));
-        Ok(deleted(entry.get()))
+        let gone = (secret, now);
+        let told = deleted(&gone);
+        self.deleted.insert(key(name), gone);
+        Ok(told)
     }
 
     pub(super) fn get_deleted(&self, name: &str) -> Result<Value, Refusal> {
