@@ -1,5 +1,7 @@
 //! The composition root: the one place that names concrete types and starts tasks.
 
+mod stores;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -8,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use keyferry_proto::v1::StoreKind;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -20,22 +21,20 @@ use tonic_health::server::{HealthReporter, HealthService};
 use crate::admission::{Gate, PolicyError, PolicyStore, Quota};
 use crate::audit;
 use crate::clock::{SharedClock, Timestamp};
-use crate::config::{Config, StoreSettings};
+use crate::config::Config;
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::StoreName;
-use crate::providers::azure::{self, AzureStore};
-use crate::providers::credential::{Broken, Credential, CredentialSettings};
-use crate::providers::guard::{Guard, GuardSettings};
-use crate::providers::local::{KeyError, LocalKey, LocalStore, OpenError};
 use crate::report;
 use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Router, SecretRpc};
-use crate::secrets::{Provider, Secrets};
+use crate::secrets::Secrets;
 use crate::state::{self, State, Store};
 use crate::status::REASON_NAMES;
 use crate::telemetry::admin::Admin;
 use crate::telemetry::{Metrics, Traces};
 use crate::transport::{Drain, Layers, RequestIds, Stack, Tls, TlsError, serve};
+
+pub use stores::{Credentials, Guards, StoreError, StoreSummary};
 
 /// How often health is told of what changed.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
@@ -65,24 +64,11 @@ pub struct Parts {
     pub tokens: Arc<TokenVerifier>,
     pub drain: Drain,
     pub stores: BTreeMap<StoreName, StoreSummary>,
-    /// Of the stores that a cloud keeps.
     pub guards: Guards,
     pub state: State,
     pub credentials: Credentials,
     pub secrets: Secrets,
 }
-
-/// By their names in the configuration.
-pub type Credentials = BTreeMap<String, Arc<Credential>>;
-
-/// What `GetStatus` says of a store beyond its health.
-#[derive(Clone, Debug)]
-pub struct StoreSummary {
-    pub kind: StoreKind,
-    pub credential: Option<String>,
-}
-
-pub type Guards = BTreeMap<StoreName, Arc<Guard>>;
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -94,12 +80,8 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error("the token issuers cannot be used")]
     Issuer(#[from] IssuerError),
-    #[error("the key of {0} cannot be used")]
-    Key(StoreName, #[source] KeyError),
-    #[error("{0} cannot be opened")]
-    Store(StoreName, #[source] OpenError),
-    #[error("[credentials.{0}] cannot be used")]
-    Credential(String, #[source] Broken),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("[state] cannot be opened")]
     State(#[from] state::OpenError),
     #[cfg(feature = "etcd")]
@@ -108,12 +90,6 @@ pub enum StartError {
     #[cfg(not(feature = "etcd"))]
     #[error("[state] kind = \"etcd\" is not in this build; take the container image, or build with --features etcd")]
     EtcdLeftOut,
-    #[error("{0} cannot be opened")]
-    Azure(StoreName, #[source] azure::OpenError),
-    #[error("{0} names the credential {1:?}, which is not declared; add [credentials.{1}]")]
-    NoCredential(StoreName, String),
-    #[error("{0} is of kind {1}, which this version does not serve yet; leave it out")]
-    Kind(StoreName, &'static str),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
     Unserved(&'static str),
     #[error("cannot listen on {0}; end what listens there, or choose another address under [listen]")]
@@ -137,10 +113,6 @@ pub fn unserved(config: &Config) -> Vec<StartError> {
     if matches!(config.state, state::Settings::Etcd(_)) {
         found.push(StartError::EtcdLeftOut);
     }
-    found.extend(config.stores.iter().filter_map(|(name, store)| match store {
-        StoreSettings::Local(_) | StoreSettings::Azure(_) => None,
-        StoreSettings::Gcp(_) => Some(StartError::Kind(name.clone(), "gcp")),
-    }));
     found
 }
 
@@ -167,12 +139,9 @@ impl Broker {
         let policies = PolicyStore::open(config.policy.directory, Arc::clone(&clock))?;
         let gate = Arc::new(Gate::new(policies, Quota::new(config.quota, Arc::clone(&clock))));
         let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
-        let guards = guards(&config.stores, &clock);
-        let credentials = open_credentials(config.credentials, &clock)?;
-        let summaries = config.stores.iter().map(|(name, store)| (name.clone(), StoreSummary::of(store))).collect();
-        let stores = open_stores(config.stores, &credentials, &guards, &clock)?;
+        let stores = stores::open(config.stores, config.credentials, &clock).await?;
         let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
-        let secrets = Secrets::new(stores, &config.cache, &clock)?;
+        let secrets = Secrets::new(stores.providers, &config.cache, &clock)?;
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let (admin_listener, admin) = match config.listen.admin {
@@ -190,9 +159,9 @@ impl Broker {
             tls: Arc::clone(&tls),
             tokens,
             drain: drain.clone(),
-            stores: summaries,
-            guards,
-            credentials,
+            stores: stores.summaries,
+            guards: stores.guards,
+            credentials: stores.credentials,
             state,
             secrets: secrets.clone(),
         });
@@ -368,70 +337,6 @@ impl Told {
 fn report_of(parts: &Arc<Parts>) -> Arc<crate::rpc::StatusReport> {
     let parts = Arc::clone(parts);
     Arc::new(move || report::status(&parts))
-}
-
-fn guards(stores: &BTreeMap<StoreName, StoreSettings>, clock: &SharedClock) -> Guards {
-    let guarded = stores.iter().filter_map(|(name, store)| match store {
-        StoreSettings::Local(_) => None,
-        StoreSettings::Gcp(gcp) => Some((name, &gcp.guard)),
-        StoreSettings::Azure(azure) => Some((name, &azure.guard)),
-    });
-    let guard = |(name, settings): (&StoreName, &GuardSettings)| {
-        (name.clone(), Guard::new(name.clone(), settings.clone(), Arc::clone(clock)))
-    };
-    guarded.map(guard).collect()
-}
-
-impl StoreSummary {
-    fn of(store: &StoreSettings) -> Self {
-        match store {
-            StoreSettings::Local(_) => Self { kind: StoreKind::Local, credential: None },
-            StoreSettings::Gcp(gcp) => Self { kind: StoreKind::Gcp, credential: Some(gcp.credential.clone()) },
-            StoreSettings::Azure(azure) => Self { kind: StoreKind::Azure, credential: Some(azure.credential.clone()) },
-        }
-    }
-}
-
-fn open_credentials(
-    settings: BTreeMap<String, CredentialSettings>,
-    clock: &SharedClock,
-) -> Result<Credentials, StartError> {
-    let open =
-        |(name, settings): (String, CredentialSettings)| match Credential::start(&name, settings, Arc::clone(clock)) {
-            Ok(credential) => Ok((name, credential)),
-            Err(broken) => Err(StartError::Credential(name, broken)),
-        };
-    settings.into_iter().map(open).collect()
-}
-
-fn open_stores(
-    settings: BTreeMap<StoreName, StoreSettings>,
-    credentials: &Credentials,
-    guards: &Guards,
-    clock: &SharedClock,
-) -> Result<BTreeMap<StoreName, Arc<dyn Provider>>, StartError> {
-    let mut stores: BTreeMap<StoreName, Arc<dyn Provider>> = BTreeMap::new();
-    for (name, settings) in settings {
-        match settings {
-            StoreSettings::Local(local) => {
-                let key = LocalKey::read_file(&local.key_file).map_err(|error| StartError::Key(name.clone(), error))?;
-                let store = LocalStore::open(name.clone(), &local.file, &key, Arc::clone(clock))
-                    .map_err(|error| StartError::Store(name.clone(), error))?;
-                stores.insert(name, Arc::new(store));
-            }
-            StoreSettings::Gcp(_) => return Err(StartError::Kind(name, "gcp")),
-            StoreSettings::Azure(azure) => {
-                let credential = credentials.get(&azure.credential).cloned();
-                let credential =
-                    credential.ok_or_else(|| StartError::NoCredential(name.clone(), azure.credential.clone()))?;
-                let guard = Arc::clone(&guards[&name]);
-                let store = AzureStore::open(name.clone(), &azure, credential, guard, Arc::clone(clock))
-                    .map_err(|error| StartError::Azure(name.clone(), error))?;
-                stores.insert(name, Arc::new(store));
-            }
-        }
-    }
-    Ok(stores)
 }
 
 fn open_state(settings: &state::Settings, node: &str, clock: &SharedClock) -> Result<Arc<dyn Store>, StartError> {

@@ -107,6 +107,7 @@ fn store(parts: &Parts, name: &StoreName, summary: &StoreSummary) -> StoreStatus
     let credential = summary.credential.as_ref().and_then(|name| parts.credentials.get(name));
     StoreStatus {
         kind: summary.kind.into(),
+        location: summary.location.clone(),
         credential: credential.map(|credential| credentials::status(credential)),
         ..stores::status(name, parts.guards.get(name))
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::{HeaderValue, Response, StatusCode};
 use futures_util::future::BoxFuture;
 use keyferry_broker::clock::{SystemClock, Timestamp};
 use keyferry_broker::config::GcpStore as Settings;
@@ -13,9 +14,16 @@ use keyferry_broker::providers::credential::{Broken, Credential, Token, TokenSou
 use keyferry_broker::providers::gcp::GcpStore;
 use keyferry_broker::providers::guard::{Budget, Guard, GuardSettings};
 use keyferry_broker::secrets::{Page, Provider as _, SecretBytes};
+use keyferry_proto::v1::GetSecretRequest;
+use keyferry_tests::broker::TestBroker;
 use keyferry_tests::conformance::conforms_given;
 use keyferry_tests::doubles::faults::Fault;
+use keyferry_tests::doubles::http::{self, Handler, Server};
 use keyferry_tests::doubles::secret_manager::{Lag, Method, PROJECT, SecretManager};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::status;
 
 const TOKEN: &str = "token-of-the-broker";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -250,6 +258,53 @@ async fn a_page_token_of_another_list_is_named() {
     for failure in failures {
         assert_eq!(failure.reason(), Reason::InvalidPageToken, "{failure}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_reads_googles_secrets_with_the_token_of_its_machine() {
+    let google = with_versions(&[b"of old", b"of now"]).await;
+    let metadata = metadata_server().await;
+    let configuration = format!(
+        "[credentials.machine]\nkind = \"google-metadata\"\nmetadata_url = \"http://{}\"\n\
+         [stores.google]\nkind = \"gcp\"\nproject = \"{PROJECT}\"\ncredential = \"machine\"\nendpoint = \"{}\"\n",
+        metadata.address(),
+        google.endpoint()
+    );
+    let broker = TestBroker::with(&configuration, Arc::new(SystemClock)).await;
+    let mut client = broker.secrets(&broker.client).await;
+    let mut get = async |name: &str| {
+        let request = GetSecretRequest { name: name.to_owned(), ..GetSecretRequest::default() };
+        client.get_secret(request).await.map(tonic::Response::into_inner)
+    };
+    let read = get("stores/google/secrets/db").await.unwrap();
+    assert_eq!(read.payload.as_ref(), b"of now");
+    assert_eq!(read.name, "stores/google/secrets/db/versions/2");
+    assert_eq!(get("stores/google/secrets/db/versions/1").await.unwrap().payload.as_ref(), b"of old");
+
+    let before = google.requests();
+    let long = "x".repeat(10_000);
+    for id in ["..", ".", "%2f..%2fdb", "db%2fversions%2f1", "db\0", "db/../db", "пароль", "db:access", "", &long]
+    {
+        assert_eq!(status::refused(get(&format!("stores/google/secrets/{id}")).await), "INVALID_NAME", "{id:?}");
+    }
+    assert_eq!(google.requests(), before, "a name that is wrong by itself costs no request");
+    assert_eq!(status::refused(get("stores/google/secrets/absent").await), "SECRET_NOT_FOUND");
+}
+
+/// Of a virtual machine in Google's cloud, as far as tokens go.
+async fn metadata_server() -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let handler: Handler = Arc::new(|request| {
+        let token = json!({ "access_token": TOKEN, "expires_in": 3_599, "token_type": "Bearer" });
+        let mut answer = match request.uri().path().rsplit('/').next() {
+            Some("token") => http::json(StatusCode::OK, &token),
+            Some("email") => Response::new(http::whole(SUBJECT)),
+            _ => http::json(StatusCode::NOT_FOUND, &json!({})),
+        };
+        answer.headers_mut().insert("metadata-flavor", HeaderValue::from_static("Google"));
+        Box::pin(std::future::ready(answer))
+    });
+    http::serve(listener, None, handler)
 }
 
 /// Serves a secret `db` with these versions.

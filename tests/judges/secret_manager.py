@@ -153,7 +153,7 @@ def judge(client, parent, prefix, regional):
         names = [name for page in pages for name in page]
         assert all(name.startswith(f"{where}/secrets/") for name in names), names
         ours = [name for name in names if f"/secrets/{prefix}-" in name]
-        assert ours == [f"{where}/secrets/{prefix}-{name}" for name in "abcd"], ours
+        assert ours == [f"{where}/secrets/{prefix}-{name}" for name in "bcda"], ours  # the newest first
         listed = client.list_secret_versions(request={"parent": asked, "page_size": size})
         versions = [(version.name, version.state.name) for version in listed]
         states = ["ENABLED", "DESTROYED", "ENABLED"]

@@ -10,19 +10,20 @@ mod listing;
 mod vault;
 mod wire;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
 use self::answer::Described;
 pub use self::failure::OpenError;
 use self::failure::{bad_payload, bad_version, no_secret, no_version};
-use self::listing::{Snapshot, newest_first, page_of_versions};
+use self::listing::{newest_first, page_of_versions};
 use self::vault::Vault;
 use crate::clock::SharedClock;
 use crate::config;
 use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, StoreName, VersionId};
+use crate::providers::catalogue::Catalogue;
 use crate::providers::credential::Credential;
 use crate::providers::guard::Guard;
 use crate::secrets::{Fetched, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, VersionInfo, VersionState};
@@ -38,8 +39,7 @@ pub struct AzureStore {
     name: StoreName,
     vault: Vault,
     clock: SharedClock,
-    /// Serves the further pages of the list that was begun last.
-    listed: Mutex<Option<Arc<Snapshot>>>,
+    catalogue: Catalogue,
 }
 
 impl AzureStore {
@@ -52,7 +52,7 @@ impl AzureStore {
         clock: SharedClock,
     ) -> Result<Self, OpenError> {
         let vault = Vault::open(settings, credential, guard)?;
-        Ok(Self { name, vault, clock, listed: Mutex::new(None) })
+        Ok(Self { name, vault, clock, catalogue: Catalogue::default() })
     }
 
     /// The newest first, and never none: a secret exists as long as it has a version.
@@ -102,16 +102,14 @@ impl AzureStore {
         Err(Failure::new(Reason::VersionDisabled, format!("{secret}/versions/{} {refusal}", version.id)))
     }
 
-    async fn snapshot(&self) -> Result<Arc<Snapshot>, Failure> {
+    async fn all_secrets(&self) -> Result<Vec<SecretInfo>, Failure> {
         let secrets = self.vault.secrets().await?.into_iter().map(|described| {
             let name = described.identity().and_then(|(name, _)| self.name.secret(name).ok());
             let name = name.ok_or_else(|| self.vault.garbage())?;
             // The times that a list tells are those of the newest version.
             Ok(SecretInfo { name, labels: Labels::new(described.tags), created: None })
         });
-        let snapshot = Arc::new(Snapshot::new(secrets.collect::<Result<_, Failure>>()?));
-        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&snapshot));
-        Ok(snapshot)
+        secrets.collect()
     }
 }
 
@@ -162,19 +160,7 @@ impl Provider for AzureStore {
 
     /// Key Vault promises no order, so all names are read before the first page is answered.
     fn list(&self, page: Page) -> BoxFuture<'_, Result<Listing<SecretInfo>, Failure>> {
-        Box::pin(async move {
-            let Some(token) = page.token else {
-                return self.snapshot().await.map(|snapshot| snapshot.page(None, page.size));
-            };
-            let (taken, after) = Snapshot::read_token(&token)?;
-            let after = self.name.secret(after).map_err(|_| listing::bad_token())?;
-            let kept = self.listed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let snapshot = match kept.filter(|snapshot| snapshot.is(taken)) {
-                Some(snapshot) => snapshot,
-                None => self.snapshot().await?,
-            };
-            Ok(snapshot.page(Some(&after), page.size))
-        })
+        Box::pin(self.catalogue.page(&self.name, page, self.all_secrets()))
     }
 
     /// The token is the last version of the page before.

@@ -22,6 +22,7 @@ use super::wire::Wire;
 use crate::config;
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, VersionId};
+use crate::providers::catalogue::too_many;
 use crate::providers::credential::Credential;
 use crate::providers::guard::{Guard, Operation};
 
@@ -50,6 +51,8 @@ impl Vault {
     ) -> Result<Self, OpenError> {
         let wire = Wire::new(settings)?;
         let bearer = Arc::new(Bearer::new(wire.host()));
+        // If no token can be kept, the first call says why.
+        let _ = credential.keep(bearer.scope());
         let options = SecretClientOptions {
             client_options: ClientOptions {
                 transport: Some(Transport::new(Arc::new(wire))),
@@ -162,8 +165,7 @@ impl Vault {
                 Some(link) => next = Some(PagerContinuation::Link(self.join(&link)?)),
             }
         }
-        let message = format!("{} holds more than {MAX_LISTED} items to list; ask for what you need by name", self.url);
-        Err(Failure::new(Reason::UnsupportedByStore, message))
+        Err(too_many(&self.url, MAX_LISTED))
     }
 
     fn join(&self, link: &str) -> Result<Url, Failure> {

@@ -22,6 +22,7 @@ use self::requests::Requests;
 use crate::config::GcpStore as Settings;
 use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, StoreName, VersionId};
+use crate::providers::catalogue::{Catalogue, bad_token};
 use crate::providers::credential::Credential;
 use crate::providers::guard::Guard;
 use crate::secrets::{Fetched, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, VersionInfo, VersionState};
@@ -34,6 +35,7 @@ pub struct GcpStore {
     name: StoreName,
     parent: Parent,
     requests: Requests,
+    catalogue: Catalogue,
 }
 
 #[derive(Debug, Error)]
@@ -41,17 +43,19 @@ pub struct GcpStore {
 pub struct OpenError(#[from] client_builder::Error);
 
 impl GcpStore {
-    /// Sends nothing yet.
+    /// Sends nothing to Secret Manager yet.
     pub async fn open(
         name: StoreName,
         settings: &Settings,
         credential: Arc<Credential>,
         guard: Arc<Guard>,
     ) -> Result<Self, OpenError> {
+        // If no token can be kept, the first call says why.
+        let _ = credential.keep(token::SCOPE);
         let location = settings.location.as_deref();
         let endpoint = settings.endpoint.clone().or_else(|| location.map(regional_endpoint));
         let requests = Requests::new(endpoint, credential, guard).await?;
-        Ok(Self { name, parent: Parent::new(&settings.project, location), requests })
+        Ok(Self { name, parent: Parent::new(&settings.project, location), requests, catalogue: Catalogue::default() })
     }
 
     async fn read(&self, secret: &SecretName, version: &VersionId) -> Result<Fetched, Failure> {
@@ -135,13 +139,8 @@ impl Provider for GcpStore {
         })
     }
 
-    /// In Google's order, which is that of the names.
     fn list(&self, page: Page) -> BoxFuture<'_, Result<Listing<SecretInfo>, Failure>> {
-        Box::pin(async move {
-            let paged = page.token.is_some();
-            let listed = self.requests.secrets(&self.parent, bounded(page), &self.name).await;
-            listed.map_err(|failure| blame_token(failure, paged))
-        })
+        Box::pin(self.catalogue.page(&self.name, page, self.requests.secrets(&self.parent, &self.name)))
     }
 
     /// In Google's order, which is the newest first.
@@ -233,7 +232,7 @@ fn blame_token(failure: Failure, paged: bool) -> Failure {
     if !(paged && is_invalid(&failure)) {
         return failure;
     }
-    Failure::bad_field(Reason::InvalidPageToken, "page_token", "is not one of this list; start again without it")
+    bad_token()
 }
 
 fn is_invalid(failure: &Failure) -> bool {

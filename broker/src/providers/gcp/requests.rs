@@ -15,9 +15,17 @@ use super::token::{self, FromRequest, SCOPE};
 use super::{refusal, told};
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, StoreName};
+use crate::providers::catalogue::too_many;
 use crate::providers::credential::{Credential, Token};
 use crate::providers::guard::Guard;
 use crate::secrets::{Fetched, Listing, Page, SecretBytes, SecretInfo, VersionInfo};
+
+/// The most that Google answers at once.
+const LARGEST_PAGE: i32 = 25_000;
+/// A list is held as a whole, so it has an end.
+const MAX_LISTED: usize = 50_000;
+/// Google may answer pages that are short or empty.
+const MAX_PAGES: usize = 100;
 
 /// One store's requests.
 pub(super) struct Requests {
@@ -70,18 +78,22 @@ impl Requests {
         told::secret(self.repeat(&method::GET_SECRET, secret.as_str(), request).await?, secret)
     }
 
-    pub(super) async fn secrets(
-        &self,
-        parent: &Parent,
-        page: Page,
-        store: &StoreName,
-    ) -> Result<Listing<SecretInfo>, Failure> {
-        let (size, token) = (page_size(&page), page.token.unwrap_or_default());
-        let list = || self.client.list_secrets().set_parent(parent.as_str());
-        let request = || list().set_page_size(size).set_page_token(&token).send();
-        let listed = self.repeat(&method::LIST_SECRETS, store.as_str(), request).await?;
-        let items = listed.secrets.into_iter().map(|secret| told::listed(secret, store)).collect::<Result<_, _>>()?;
-        Ok(Listing { items, next: told::next(listed.next_page_token) })
+    /// All of them, in Google's order, which is that of their creation.
+    pub(super) async fn secrets(&self, parent: &Parent, store: &StoreName) -> Result<Vec<SecretInfo>, Failure> {
+        let (mut secrets, mut token) = (Vec::new(), String::new());
+        for _ in 0..MAX_PAGES {
+            let list = || self.client.list_secrets().set_parent(parent.as_str());
+            let request = || list().set_page_size(LARGEST_PAGE).set_page_token(&token).send();
+            let listed = self.repeat(&method::LIST_SECRETS, store.as_str(), request).await?;
+            let found = listed.secrets.into_iter().map(|secret| told::listed(secret, store));
+            secrets.extend(found.collect::<Result<Vec<_>, _>>()?);
+            match told::next(listed.next_page_token) {
+                _ if secrets.len() > MAX_LISTED => break,
+                Some(next) => token = next,
+                None => return Ok(secrets),
+            }
+        }
+        Err(too_many(store.as_str(), MAX_LISTED))
     }
 
     /// Sent once: a second one could become a second version.

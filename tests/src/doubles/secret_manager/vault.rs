@@ -1,5 +1,6 @@
 //! What the double keeps, and the rules by which Secret Manager keeps it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use keyferry_broker::clock::{Clock as _, SystemClock};
@@ -38,6 +39,8 @@ pub(super) struct Vault {
 
 #[derive(Debug)]
 struct Kept {
+    /// Which of all changes made it, as times may be equal.
+    created: u64,
     secret: Secret,
     /// Version n at n - 1.
     versions: Vec<(SecretVersion, Vec<u8>)>,
@@ -70,7 +73,8 @@ impl Vault {
         }
         secret.create_time = Some(now());
         secret.etag = self.etag();
-        self.secrets.insert(key, Kept { secret: secret.clone(), versions: Vec::new(), latest: 0 });
+        let created = self.changes;
+        self.secrets.insert(key, Kept { created, secret: secret.clone(), versions: Vec::new(), latest: 0 });
         Ok(secret)
     }
 
@@ -98,14 +102,19 @@ impl Vault {
         Ok(())
     }
 
-    /// In the order of names.
+    /// The newest first.
     pub(super) fn list_secrets(&mut self, request: &ListRequest) -> Answered<ListSecretsResponse> {
         let location = name::parent(&request.parent)?;
-        let all: Vec<&Secret> =
-            self.secrets.iter().filter(|(key, _)| key.location == location).map(|(_, kept)| &kept.secret).collect();
+        let here = self.secrets.iter().filter(|(key, _)| key.location == location);
+        let mut all: Vec<&Kept> = here.map(|(_, kept)| kept).collect();
+        all.sort_by_key(|kept| Reverse(kept.created));
         let (range, next_page_token) = page(request, all.len())?;
         let total_size = i32::try_from(all.len()).unwrap();
-        Ok(ListSecretsResponse { secrets: all[range].iter().copied().cloned().collect(), next_page_token, total_size })
+        Ok(ListSecretsResponse {
+            secrets: all[range].iter().map(|kept| kept.secret.clone()).collect(),
+            next_page_token,
+            total_size,
+        })
     }
 
     pub(super) fn add_version(&mut self, request: &AddSecretVersionRequest) -> Answered<SecretVersion> {
