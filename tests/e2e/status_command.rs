@@ -23,7 +23,7 @@ fn the_command_tells_operators_how_the_broker_is_in_text_and_json() {
     };
     let (code, text) = run(&broker.operator, &[]);
     assert!(code == 0 && text.starts_with("keyferry 0.1.0, node "), "{code} {text}");
-    for expected in ["stores/local  healthy, local", "\naudit", "\npolicy", "\ntls", "certificate until 20"] {
+    for expected in ["stores/local  healthy, local", "\naudit", "\npolicy", "\ntls", "certificate until "] {
         assert!(text.contains(expected), "no {expected:?} in {text}");
     }
     let (code, text) = run(&broker.operator, &["--json"]);
