@@ -29,7 +29,7 @@ fn the_command_tells_operators_how_the_broker_is_in_text_and_json() {
     let (code, text) = run(&broker.operator, &["--json"]);
     let status: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &status["stores"][0]["health"], &status["draining"]), (0, &json!("healthy"), &json!(false)));
-    assert_eq!((&status["audit"]["health"], &status["cache"]["max_bytes"]), (&json!("healthy"), &Value::Null));
+    assert_eq!((&status["audit"]["health"], &status["cache"]["max_bytes"]), (&json!("healthy"), &json!(256 << 20)));
 
     let (code, text) = run(&broker.client, &[]);
     assert!(code == 1 && text.contains("the broker refused") && text.contains("GetStatus"), "{code} {text}");
