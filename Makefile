@@ -10,13 +10,16 @@ WORKSPACE := --workspace --locked
 TEST_TOOLS := grpcurl oidc-issuers cloud-clients
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check lint fmt proto fmt-check clippy contract deny advisories
+.PHONY: help dev sandbox test check lint fmt proto fmt-check clippy contract deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: ## start a broker on loopback that needs nothing (ARGS="--dir DIR" passes arguments)
 	cargo run --locked -- dev $(ARGS)
+
+sandbox: ## start a broker between doubles of Google Cloud and Azure, with faults to switch on
+	cargo run --locked -p keyferry-tests --bin sandbox
 
 test: ## install what the tests need, then run all of them
 	tools/install $(TEST_TOOLS)

@@ -23,6 +23,7 @@ mod key_vault;
 mod providers;
 mod reload;
 mod rights;
+mod sandbox;
 mod secret_manager;
 mod state;
 #[cfg(feature = "etcd")]

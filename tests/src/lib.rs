@@ -11,5 +11,6 @@ pub mod issuer;
 pub mod node;
 pub mod pki;
 pub mod process;
+pub mod sandbox;
 pub mod state_conformance;
 pub mod tls;

@@ -46,6 +46,11 @@ impl Faults {
         *self.0.lock().unwrap() = None;
     }
 
+    /// What the next request would meet.
+    pub fn current(&self) -> Option<Fault> {
+        self.0.lock().unwrap().filter(|active| active.left != Some(0)).map(|active| active.fault)
+    }
+
     /// What befalls the request that asks: each request asks once.
     pub fn next(&self) -> Option<Fault> {
         let mut active = self.0.lock().unwrap();

@@ -32,12 +32,15 @@ pub struct SecretManager {
     grpc: grpc::Server,
 }
 
+type Verifier = Box<dyn Fn(&str) -> bool + Send>;
+
 /// What both transports serve from.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Backend {
     vault: Mutex<Vault>,
     /// What the bearer of a token may call. Any other token is none.
     grants: Mutex<HashMap<String, Vec<Method>>>,
+    verifiers: Mutex<Vec<(Verifier, Vec<Method>)>>,
     counts: Mutex<BTreeMap<Method, usize>>,
     faults: Faults,
 }
@@ -63,6 +66,11 @@ impl SecretManager {
     /// From now on the bearer of `token` may call these, and nothing else.
     pub fn grant(&self, token: &str, methods: &[Method]) {
         self.backend.grants.lock().unwrap().insert(token.to_owned(), methods.to_vec());
+    }
+
+    /// The same for every token of which `verify` says so.
+    pub fn grant_where(&self, verify: impl Fn(&str) -> bool + Send + 'static, methods: &[Method]) {
+        self.backend.verifiers.lock().unwrap().push((Box::new(verify), methods.to_vec()));
     }
 
     pub fn revoke(&self, token: &str) {
@@ -121,11 +129,25 @@ impl Backend {
         if let Some(refusal) = fault.and_then(Refusal::of) {
             return Err(refusal);
         }
-        match token.and_then(|token| self.grants.lock().unwrap().get(token).cloned()) {
+        match token.and_then(|token| self.granted(token)) {
             None => Err(Refusal::unauthenticated()),
             Some(methods) if methods.contains(&method) => Ok(fault),
             Some(_) => Err(Refusal::denied(method.permission(), resource)),
         }
+    }
+
+    fn granted(&self, token: &str) -> Option<Vec<Method>> {
+        if let Some(methods) = self.grants.lock().unwrap().get(token) {
+            return Some(methods.clone());
+        }
+        let verifiers = self.verifiers.lock().unwrap();
+        verifiers.iter().find(|(verify, _)| verify(token)).map(|(_, methods)| methods.clone())
+    }
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backend").field("counts", &self.counts).finish_non_exhaustive()
     }
 }
 
