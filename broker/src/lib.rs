@@ -6,6 +6,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod databases;
 pub mod digest;
 pub mod error;
 pub mod hardening;

@@ -1,10 +1,14 @@
 //! Resource names (AIP-122), parsed once at the edge. Nothing deeper in takes a `String` that means a resource.
 
+mod database;
+
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
 use thiserror::Error;
+
+pub use database::{DatabaseName, LeaseName, RoleName};
 
 const MAX_NAME: usize = 512;
 

@@ -20,6 +20,7 @@ mod explain;
 mod identity_doubles;
 mod issuers;
 mod key_vault;
+mod postgres;
 mod providers;
 mod reload;
 mod rights;

@@ -10,6 +10,7 @@ pub mod etcd;
 pub mod issuer;
 pub mod node;
 pub mod pki;
+pub mod postgres;
 pub mod process;
 pub mod sandbox;
 pub mod state_conformance;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::names::{SecretName, StoreName};
+use crate::names::{RoleName, SecretName, StoreName};
 use crate::secrets::Labels;
 
 /// The actions of the policy schema. A test holds the two together.
@@ -126,6 +126,7 @@ impl Action {
 pub enum Resource {
     Store(StoreName),
     Secret(SecretName, Labels),
+    DatabaseRole(RoleName),
     /// The broker itself: its status, its explanations.
     Broker,
 }
@@ -136,6 +137,7 @@ impl Resource {
         match self {
             Self::Store(name) => name.as_str().into(),
             Self::Secret(name, _) => name.shared(),
+            Self::DatabaseRole(name) => name.shared(),
             Self::Broker => "broker".into(),
         }
     }

@@ -123,7 +123,7 @@ impl Names<'_> {
     fn labels(&self) -> Vec<&str> {
         match self.resource {
             Resource::Secret(_, labels) => labels.keys().map(String::as_str).collect(),
-            Resource::Store(_) | Resource::Broker => Vec::new(),
+            Resource::Store(_) | Resource::DatabaseRole(_) | Resource::Broker => Vec::new(),
         }
     }
 }

@@ -87,7 +87,7 @@ impl Gate {
         }
         let secret = match &resource {
             Resource::Secret(secret, _) if action == Action::GetSecret => Some(secret),
-            Resource::Secret(..) | Resource::Store(_) | Resource::Broker => None,
+            Resource::Secret(..) | Resource::Store(_) | Resource::DatabaseRole(_) | Resource::Broker => None,
         };
         match self.quota.take(&caller.shared_id(), class, secret) {
             Ok(()) => Ok(Permit { caller: caller.shared_id(), action, resource, policy }),

@@ -230,6 +230,8 @@ struct Types {
     action: EntityTypeName,
     store: EntityTypeName,
     secret: EntityTypeName,
+    database: EntityTypeName,
+    role: EntityTypeName,
     broker: EntityTypeName,
 }
 
@@ -242,6 +244,8 @@ impl Types {
             action: named("Keyferry::Action"),
             store: named("Keyferry::Store"),
             secret: named("Keyferry::Secret"),
+            database: named("Keyferry::Database"),
+            role: named("Keyferry::DatabaseRole"),
             broker: named("Keyferry::Broker"),
         }
     }
@@ -273,6 +277,12 @@ pub(super) fn question(
             let tags = labels.iter().map(|(key, value)| (key.clone(), RestrictedExpression::new_string(value.clone())));
             let entity = Entity::new_with_tags(secret.clone(), [], [store.clone()], tags)?;
             (secret, vec![entity, Entity::with_uid(store)])
+        }
+        Resource::DatabaseRole(name) => {
+            let database = uid(&types.database, name.database_id());
+            let role = uid(&types.role, name.as_str());
+            let entity = Entity::new_no_attrs(role.clone(), [database.clone()].into());
+            (role, vec![entity, Entity::with_uid(database)])
         }
         Resource::Broker => {
             let broker = uid(&types.broker, "keyferry");

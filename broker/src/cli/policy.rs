@@ -13,7 +13,7 @@ use super::{Complaint, chain, say};
 use crate::admission::{Action, Circumstances, DescribedCertificate, Description, Explanation, Policies, Resource};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::identity::SpiffeId;
-use crate::names::{SecretName, StoreName};
+use crate::names::{RoleName, SecretName, StoreName};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -147,6 +147,7 @@ impl Case {
             name if name.contains("/secrets/") => {
                 Ok(Resource::Secret(SecretName::parse(name).map_err(bad)?, self.labels.clone().into()))
             }
+            name if name.starts_with("databases/") => RoleName::parse(name).map(Resource::DatabaseRole).map_err(bad),
             name => StoreName::parse(name).map(Resource::Store).map_err(bad),
         }
     }

@@ -3,6 +3,7 @@
 
 mod cache;
 mod credentials;
+mod databases;
 mod document;
 mod environment;
 mod files;
@@ -32,8 +33,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::admission::QuotaSettings;
+use crate::databases::{DatabaseSettings, LeaseSettings};
 use crate::identity::token::IssuerSettings;
-use crate::names::StoreName;
+use crate::names::{DatabaseName, StoreName};
 use crate::providers::credential::CredentialSettings;
 use crate::secrets::CacheSettings;
 use crate::transport::{Limits, TlsSettings};
@@ -69,6 +71,8 @@ pub struct Config {
     pub stores: BTreeMap<StoreName, StoreSettings>,
     pub state: crate::state::Settings,
     pub cache: CacheSettings,
+    pub databases: BTreeMap<DatabaseName, DatabaseSettings>,
+    pub leases: LeaseSettings,
     pub telemetry: telemetry::Settings,
     files: Vec<UsedFile>,
     path: Arc<str>,
@@ -124,6 +128,8 @@ impl Config {
             },
             cache: CacheSettings { size: cache::read(reader), stores: freshness },
             state: state::read(reader),
+            databases: databases::read(reader),
+            leases: databases::leases(reader),
             audit: surroundings::audit(reader),
             telemetry: surroundings::telemetry(reader),
             files: Vec::new(),

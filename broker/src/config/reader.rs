@@ -88,12 +88,24 @@ impl<'d> Reader<'d> {
         mut read: impl FnMut(&mut Section<'_, 'd>) -> T,
     ) -> BTreeMap<K, T> {
         let page = self.page(title, about, true);
+        self.entries(title, page, self.root.get(title), name, &mut read)
+    }
+
+    /// The tables in `value`, which is `[title]`.
+    pub(super) fn entries<K: Ord, T>(
+        &mut self,
+        title: &str,
+        page: usize,
+        value: Option<&'d Spanned<DeValue<'d>>>,
+        name: impl Fn(&str) -> Result<K, String>,
+        read: &mut dyn FnMut(&mut Section<'_, 'd>) -> T,
+    ) -> BTreeMap<K, T> {
+        let form = format!("{title}.NAME");
         if self.describing {
-            self.read_table(format!("{title}.NAME"), page, None, None, &mut read);
+            self.read_table(form, page, None, None, read);
             return BTreeMap::new();
         }
-        let form = format!("{title}.NAME");
-        let found = self.root.get(title).and_then(|value| self.table(title, &form, value));
+        let found = value.and_then(|value| self.table(title, &form, value));
         let mut entries = BTreeMap::new();
         for (id, value) in found.into_iter().flatten() {
             let place = self.document.place(id.span().start);
@@ -107,7 +119,7 @@ impl<'d> Reader<'d> {
             };
             if let Some(table) = self.table(&section, &form, value) {
                 let header = self.document.place(value.span().start);
-                let entry = self.read_table(section, page, Some(table), Some(header), &mut read);
+                let entry = self.read_table(section, page, Some(table), Some(header), &mut *read);
                 entries.insert(key, entry);
             }
         }
@@ -138,7 +150,11 @@ impl<'d> Reader<'d> {
         None
     }
 
-    fn page(&mut self, title: &'static str, about: &'static str, is_named: bool) -> usize {
+    /// Each entry of a kind asks for the page of the entries within it; they share one.
+    pub(super) fn page(&mut self, title: &'static str, about: &'static str, is_named: bool) -> usize {
+        if let Some(known) = self.pages.iter().position(|page| page.title == title) {
+            return known;
+        }
         self.pages.push(Page { title, about, is_named, rows: Vec::new() });
         self.pages.len() - 1
     }
@@ -182,7 +198,7 @@ impl<'d> Reader<'d> {
     }
 
     fn explain_unknown_sections(&mut self) {
-        let titles: Vec<&str> = self.pages.iter().map(|page| page.title).collect();
+        let titles: Vec<&str> = self.pages.iter().map(|page| page.title).filter(|title| !title.contains('.')).collect();
         let unknown = self.root.keys().filter(|key| !titles.contains(&key.get_ref().as_ref()));
         for (index, key) in unknown.enumerate() {
             let place = self.document.place(key.span().start);

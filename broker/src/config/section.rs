@@ -206,6 +206,22 @@ impl<'r, 'd> Section<'r, 'd> {
         entries
     }
 
+    /// The tables `[page.NAME]` within this entry, under the key that `page` ends in.
+    pub(super) fn named<K: Ord, V>(
+        &mut self,
+        page: &'static str,
+        about: &'static str,
+        name: impl Fn(&str) -> Result<K, String>,
+        mut read: impl FnMut(&mut Section<'_, 'd>) -> V,
+    ) -> BTreeMap<K, V> {
+        let key = page.rsplit('.').next().unwrap_or(page);
+        self.known.push(key);
+        let value = self.table.and_then(|table| table.get(key));
+        let title = format!("{}.{key}", self.title);
+        let page = self.reader.page(page, about, true);
+        self.reader.entries(&title, page, value, name, &mut read)
+    }
+
     /// Reads the keys of one kind of entry. For a kind that was not chosen, they are refused where they are given.
     pub(super) fn variant<T>(
         &mut self,

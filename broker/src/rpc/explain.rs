@@ -24,7 +24,7 @@ use crate::admission::{
 use crate::audit::Decision;
 use crate::error::{Failure, Reason};
 use crate::identity::token::{Rejection, Token};
-use crate::names::{SecretName, StoreName};
+use crate::names::{RoleName, SecretName, StoreName};
 use crate::secrets::Labels;
 use crate::suggestion::nearest;
 
@@ -76,7 +76,7 @@ impl OperatorRpc {
                 let bare = Resource::Secret(secret.clone(), Labels::default());
                 !allows(action, &resource) && allows(action, &bare)
             }
-            Resource::Secret(..) | Resource::Store(_) | Resource::Broker => false,
+            Resource::Secret(..) | Resource::Store(_) | Resource::DatabaseRole(_) | Resource::Broker => false,
         };
         let explanation = match decide(action, &resource) {
             Ok(explanation) => explanation,
@@ -256,11 +256,7 @@ fn asked_for(action: &str, resource: &str, answer: &mut ExplainAccessResponse) -
     };
     let parsed = match resource {
         "" => Ok(Resource::Broker),
-        name if name.starts_with("databases/") => {
-            let finding = findings::unserved_resource(printable(name));
-            refuse(answer, Reason::Unimplemented, finding);
-            return None;
-        }
+        name if name.starts_with("databases/") => RoleName::parse(name).map(Resource::DatabaseRole),
         name if name.contains("/secrets/") => {
             SecretName::parse(name).map(|secret| Resource::Secret(secret, Labels::default()))
         }

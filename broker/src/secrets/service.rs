@@ -204,7 +204,7 @@ impl Secrets {
     pub async fn list(&self, permit: &Permit, page: Page) -> Result<Listing<SecretInfo>, Failure> {
         match permit.resource() {
             Resource::Store(store) => self.store(store)?.list(page).await,
-            Resource::Secret(..) | Resource::Broker => Err(misfit()),
+            Resource::Secret(..) | Resource::DatabaseRole(_) | Resource::Broker => Err(misfit()),
         }
     }
 
@@ -386,7 +386,7 @@ fn no_store(store: &str) -> Failure {
 fn permitted_secret(permit: &Permit) -> Result<&SecretName, Failure> {
     match permit.resource() {
         Resource::Secret(secret, _) => Ok(secret),
-        Resource::Store(_) | Resource::Broker => Err(misfit()),
+        Resource::Store(_) | Resource::DatabaseRole(_) | Resource::Broker => Err(misfit()),
     }
 }
 

@@ -127,13 +127,9 @@ pub(super) fn unknown_action(action: &str, near: Option<&str>) -> AccessFinding 
 }
 
 pub(super) fn bad_resource(resource: &str, error: &NameError) -> AccessFinding {
-    let expected = "stores/{store}, stores/{store}/secrets/{secret}, or empty for the broker";
+    let expected =
+        "stores/{store}, stores/{store}/secrets/{secret}, databases/{database}/roles/{role}, or empty for the broker";
     finding(Stage::Request, false, "resource", expected, resource, &format!("the name {error}"))
-}
-
-pub(super) fn unserved_resource(resource: &str) -> AccessFinding {
-    let message = "databases are part of the contract but not of this version; GetStatus tells the version";
-    finding(Stage::Request, false, "resource", "a store, a secret or the broker", resource, message)
 }
 
 pub(super) fn misfit(action: Action, resource: &Resource, error: &str) -> AccessFinding {
@@ -145,7 +141,7 @@ pub(super) fn misfit(action: Action, resource: &Resource, error: &str) -> Access
 pub(super) fn labels(resource: &Resource) -> AccessFinding {
     let labels = match resource {
         Resource::Secret(_, labels) => labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
-        Resource::Store(_) | Resource::Broker => Vec::new(),
+        Resource::Store(_) | Resource::DatabaseRole(_) | Resource::Broker => Vec::new(),
     };
     let actual = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
     finding(Stage::Request, true, "resource.labels", "", &actual, "the secret exists; policy sees these labels")

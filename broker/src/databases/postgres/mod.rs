@@ -1,0 +1,145 @@
+//! PostgreSQL: a role for each lease.
+
+mod failure;
+mod pool;
+mod removal;
+mod sql;
+mod tls;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use postgres_protocol::password::scram_sha_256;
+use thiserror::Error;
+use tokio_postgres::SimpleQueryMessage;
+
+use self::pool::Pool;
+use self::sql::{identifier, identifiers, literal};
+use super::settings::DatabaseSettings;
+use super::users::{NewUser, Tag, Tagged, UserName, Users};
+use crate::clock::{SharedClock, Timestamp};
+use crate::error::Failure;
+use crate::names::{DatabaseName, SecretName};
+use crate::secrets::{Provider, SecretBytes};
+
+/// One configured server, by way of the broker's own login to it.
+pub struct Postgres {
+    name: DatabaseName,
+    settings: DatabaseSettings,
+    login: Login,
+    ca: String,
+    pool: Pool,
+    clock: SharedClock,
+}
+
+/// How the broker proves itself; read anew at each login.
+#[allow(missing_debug_implementations, reason = "a store has none")]
+pub enum Login {
+    Certificate { certificate: PathBuf, key: PathBuf },
+    Password { store: Arc<dyn Provider>, secret: SecretName },
+}
+
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("cannot read the CAs in {}; the file must exist and be readable", .0.display())]
+    Read(PathBuf, #[source] std::io::Error),
+    #[error("cannot use the CAs in {}; write certificates in PEM there", .0.display())]
+    Ca(PathBuf, #[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Postgres {
+    /// Does not connect yet: a database that is down keeps nothing else from being served.
+    pub fn open(
+        name: DatabaseName,
+        settings: DatabaseSettings,
+        login: Login,
+        clock: SharedClock,
+    ) -> Result<Self, OpenError> {
+        let path = &settings.ca;
+        let ca = std::fs::read_to_string(path).map_err(|error| OpenError::Read(path.clone(), error))?;
+        tls::roots(ca.as_bytes()).map_err(|error| OpenError::Ca(path.clone(), error))?;
+        let pool = Pool::new(settings.connections);
+        Ok(Self { name, settings, login, ca, pool, clock })
+    }
+
+    /// The certificates that the server's chains to, for those who connect.
+    pub fn ca(&self) -> &str {
+        &self.ca
+    }
+
+    /// Statements sent together are one transaction.
+    async fn execute(&self, statements: &str) -> Result<(), Failure> {
+        self.with_connection(async |client| {
+            client.batch_execute(statements).await.map_err(|error| self.statement_failure(error))
+        })
+        .await
+    }
+}
+
+impl Users for Postgres {
+    fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(self.execute(""))
+    }
+
+    fn create<'a>(&'a self, user: &'a NewUser) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { self.execute(&creation(user)).await })
+    }
+
+    fn set_password<'a>(&'a self, user: &'a UserName, password: &'a SecretBytes) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let (user, verifier) = (identifier(user.as_str()), literal(&scram_sha_256(password.expose())));
+            self.execute(&format!("ALTER ROLE {user} PASSWORD {verifier}")).await
+        })
+    }
+
+    fn extend<'a>(&'a self, user: &'a UserName, until: Timestamp) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let (user, until) = (identifier(user.as_str()), literal(&until.to_string()));
+            self.execute(&format!("ALTER ROLE {user} VALID UNTIL {until}")).await
+        })
+    }
+
+    fn remove<'a>(&'a self, user: &'a UserName, heir: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.remove_user(user, heir))
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Tagged>, Failure>> {
+        Box::pin(self.with_connection(async |client| {
+            let query = "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname ^@ 'kf_'";
+            let rows = client.simple_query(query).await.map_err(|error| self.statement_failure(error))?;
+            let tagged = rows.into_iter().filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => {
+                    let (name, tag) = (UserName::parse(row.get(0)?)?, Tag::parse(row.get(1)?)?);
+                    Some(Tagged { name, tag })
+                }
+                _ => None,
+            });
+            Ok(tagged.collect())
+        }))
+    }
+}
+
+/// The password goes as its verifier: neither the server's log nor its catalogs ever see it.
+fn creation(user: &NewUser) -> String {
+    let name = identifier(user.name.as_str());
+    let mut statements = format!(
+        "CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit} PASSWORD {verifier} VALID UNTIL {until} IN ROLE {groups}; \
+         COMMENT ON ROLE {name} IS {comment};",
+        limit = user.connection_limit,
+        verifier = literal(&scram_sha_256(user.password.expose())),
+        until = literal(&user.until.to_string()),
+        groups = identifiers(&user.groups),
+        comment = literal(&user.tag.to_string()),
+    );
+    if !user.search_path.is_empty() {
+        statements.push_str(&format!("ALTER ROLE {name} SET search_path TO {};", identifiers(&user.search_path)));
+    }
+    statements
+}
+
+impl std::fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Postgres({})", self.name)
+    }
+}

@@ -1,0 +1,193 @@
+//! Users in a real PostgreSQL: what they may, that they end, and which link is blamed when one breaks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_broker::clock::{Clock as _, SystemClock, Timestamp};
+use keyferry_broker::databases::postgres::{Login, Postgres};
+use keyferry_broker::databases::{DatabaseSettings, LoginSettings, NewUser, Tag, UserName, Users as _};
+use keyferry_broker::error::Reason;
+use keyferry_broker::names::{DatabaseName, LeaseName};
+use keyferry_broker::secrets::SecretBytes;
+use keyferry_tests::pki::Ca;
+use keyferry_tests::postgres::Cluster;
+
+fn settings(cluster: &Cluster) -> DatabaseSettings {
+    DatabaseSettings {
+        host: "127.0.0.1".into(),
+        port: cluster.port(),
+        database: "shop".into(),
+        ca: cluster.path().join("ca.pem"),
+        user: "keyferry".into(),
+        login: LoginSettings::Certificate {
+            certificate: cluster.path().join("broker.pem"),
+            key: cluster.path().join("broker.key"),
+        },
+        connections: 4,
+        timeout: Duration::from_secs(5),
+        roles: BTreeMap::new(),
+    }
+}
+
+fn open(settings: DatabaseSettings) -> Postgres {
+    let LoginSettings::Certificate { certificate, key } = settings.login.clone() else { panic!("{settings:?}") };
+    let name = DatabaseName::from_id("shop").unwrap();
+    Postgres::open(name, settings, Login::Certificate { certificate, key }, Arc::new(SystemClock)).unwrap()
+}
+
+const PASSWORD: &str = "a password of sixteen or more";
+
+fn new_user(groups: &[&str], caller: &str) -> NewUser {
+    NewUser {
+        name: UserName::generate("reader").unwrap(),
+        password: SecretBytes::new(PASSWORD.into()),
+        until: SystemClock.now().plus(Duration::from_secs(600)),
+        groups: groups.iter().map(|&group| group.to_owned()).collect(),
+        connection_limit: 5,
+        search_path: vec!["public".into(), "Odd \" schema".into()],
+        tag: Tag { deployment: "d1".into(), lease: LeaseName::from_id("0a1b").unwrap(), caller: caller.into() },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_may_what_its_group_may_and_is_gone_with_its_sessions_when_removed() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let postgres = open(settings(&cluster));
+    let user = new_user(&["orders_read"], "x509/spiffe://test.keyferry/client");
+    let name = user.name.as_str();
+    postgres.create(&user).await.unwrap();
+
+    assert_eq!(cluster.query(name, PASSWORD, "shop", "SELECT count(*) FROM orders").unwrap(), "2");
+    for forbidden in ["SELECT * FROM ledger", "INSERT INTO orders VALUES (3)", "CREATE ROLE other", "DROP TABLE orders"]
+    {
+        assert!(cluster.query(name, PASSWORD, "shop", forbidden).is_err(), "{forbidden}");
+    }
+    assert!(cluster.query(name, "wrong", "shop", "SELECT 1").is_err());
+    assert!(!cluster.log_text().contains(PASSWORD), "the server's log has the password");
+    assert_eq!(
+        postgres.list().await.unwrap(),
+        [keyferry_broker::databases::Tagged { name: user.name.clone(), tag: user.tag.clone() }]
+    );
+
+    let mut session = cluster.hold_session(name, PASSWORD);
+    postgres.remove(&user.name, "orders_read").await.unwrap();
+    assert!(!session.wait().unwrap().success(), "its session was ended");
+    assert!(cluster.query(name, PASSWORD, "shop", "SELECT 1").unwrap_err().contains("authentication failed"));
+    assert!(cluster.users().is_empty());
+    postgres.remove(&user.name, "orders_read").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_user_owned_in_any_database_goes_to_its_heir() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let postgres = open(settings(&cluster));
+    let user = new_user(&["orders_write"], "someone");
+    postgres.create(&user).await.unwrap();
+    for database in ["shop", "annex"] {
+        let sql = "CREATE TABLE made (id int); GRANT SELECT ON made TO orders_read";
+        cluster.query(user.name.as_str(), PASSWORD, database, sql).unwrap();
+    }
+    postgres.remove(&user.name, "orders_write").await.unwrap();
+    assert!(cluster.users().is_empty());
+    for database in ["shop", "annex"] {
+        assert_eq!(
+            cluster.admin(database, "SELECT tableowner FROM pg_tables WHERE tablename = 'made'"),
+            "orders_write"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_caller_s_name_becomes_sql() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let postgres = open(settings(&cluster));
+    for caller in [
+        "'; DROP TABLE orders; --",
+        "\\'; DROP TABLE orders; --",
+        "$$; DROP TABLE orders; $$",
+        "E'\\x27'",
+        "line\nbreak \r\t\u{1} \u{feff} \u{10ffff}",
+        "nul\0; DROP TABLE orders",
+        "%s {} \"quoted\"",
+    ] {
+        let user = new_user(&["orders_read"], caller);
+        postgres.create(&user).await.unwrap();
+        let tag = postgres.list().await.unwrap().remove(0).tag;
+        assert_eq!(*tag.caller, caller.replace('\0', "\u{fffd}"));
+        postgres.remove(&user.name, "orders_read\"; DROP TABLE orders; --").await.unwrap();
+    }
+    let mut user = new_user(&["orders_read\"; DROP TABLE orders; --"], "x");
+    assert_eq!(postgres.create(&user).await.unwrap_err().reason(), Reason::DatabaseLoginRefused);
+    user.groups = vec!["orders_read".into()];
+    user.search_path = vec!["\"; DROP TABLE orders; --".into()];
+    postgres.create(&user).await.unwrap();
+    assert_eq!(cluster.admin("shop", "SELECT count(*) FROM orders"), "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creation_that_fails_leaves_nothing() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let postgres = open(settings(&cluster));
+    let user = new_user(&["orders_read", "no_such_group"], "x");
+    let failure = postgres.create(&user).await.unwrap_err();
+    assert_eq!(failure.reason(), Reason::DatabaseLoginRefused);
+    assert!(failure.message().contains("groups exist"), "{failure}");
+    assert!(cluster.users().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_link_that_broke_is_named() {
+    let ca = Ca::new("test CA");
+    let mut cluster = Cluster::start(&ca);
+    let good = settings(&cluster);
+    let reason = async |settings: DatabaseSettings| {
+        let failure = open(settings).probe().await.unwrap_err();
+        assert!(failure.message().contains("databases/shop"), "{failure}");
+        failure.reason()
+    };
+    open(good.clone()).probe().await.unwrap();
+
+    let other = Ca::new("another CA");
+    std::fs::write(cluster.path().join("other.pem"), other.pem()).unwrap();
+    let stranger = DatabaseSettings { ca: cluster.path().join("other.pem"), ..good.clone() };
+    assert_eq!(reason(stranger).await, Reason::DatabaseTls);
+    // The certificate names localhost and 127.0.0.1.
+    let misnamed = DatabaseSettings { host: "127.0.0.2".into(), ..good.clone() };
+    assert_eq!(reason(misnamed).await, Reason::DatabaseUnavailable, "nothing listens there");
+    let nobody = DatabaseSettings { user: "nobody".into(), ..good.clone() };
+    assert_eq!(reason(nobody).await, Reason::DatabaseLoginRefused);
+    let nowhere = DatabaseSettings { database: "nowhere".into(), ..good.clone() };
+    assert_eq!(reason(nowhere).await, Reason::DatabaseLoginRefused);
+    other.issue(|_| ()).write(cluster.path(), "forged");
+    let forged = LoginSettings::Certificate {
+        certificate: cluster.path().join("forged.pem"),
+        key: cluster.path().join("forged.key"),
+    };
+    assert_eq!(reason(DatabaseSettings { login: forged, ..good.clone() }).await, Reason::DatabaseTls);
+
+    cluster.admin("postgres", "ALTER ROLE keyferry CONNECTION LIMIT 0");
+    assert_eq!(reason(good.clone()).await, Reason::DatabaseExhausted);
+    cluster.admin("postgres", "ALTER ROLE keyferry CONNECTION LIMIT -1");
+    open(good.clone()).probe().await.unwrap();
+
+    cluster.stop();
+    assert_eq!(reason(good).await, Reason::DatabaseUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_s_password_ends_by_itself_and_later_when_extended() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let postgres = open(settings(&cluster));
+    let mut user = new_user(&["orders_read"], "x");
+    user.until = Timestamp::from_secs(SystemClock.now().as_secs() - 1);
+    postgres.create(&user).await.unwrap();
+    let try_login = || cluster.query(user.name.as_str(), PASSWORD, "shop", "SELECT 1");
+    assert!(try_login().is_err());
+    postgres.extend(&user.name, SystemClock.now().plus(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(try_login().unwrap(), "1");
+    let another = "another password, as long";
+    postgres.set_password(&user.name, &SecretBytes::new(another.into())).await.unwrap();
+    assert!(try_login().is_err());
+    assert_eq!(cluster.query(user.name.as_str(), another, "shop", "SELECT 1").unwrap(), "1");
+}
