@@ -46,7 +46,7 @@ fn new_user(groups: &[&str], caller: &str) -> NewUser {
         groups: groups.iter().map(|&group| group.to_owned()).collect(),
         connection_limit: 5,
         search_path: vec!["public".into(), "Odd \" schema".into()],
-        tag: Tag { deployment: "d1".into(), lease: LeaseName::from_id("0a1b").unwrap(), caller: caller.into() },
+        tag: Tag { deployment: "d1".into(), lease: LeaseName::from_id("0a1b").unwrap(), role: "reader".into(), caller: caller.into() },
     }
 }
 
@@ -114,7 +114,7 @@ async fn no_caller_s_name_becomes_sql() {
         let user = new_user(&["orders_read"], caller);
         postgres.create(&user).await.unwrap();
         let tag = postgres.list().await.unwrap().remove(0).tag;
-        assert_eq!(*tag.caller, caller.replace('\0', "\u{fffd}"));
+        assert_eq!(tag.caller, caller.replace('\0', "\u{fffd}"));
         postgres.remove(&user.name, "orders_read\"; DROP TABLE orders; --").await.unwrap();
     }
     let mut user = new_user(&["orders_read\"; DROP TABLE orders; --"], "x");

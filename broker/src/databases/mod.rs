@@ -1,5 +1,6 @@
 //! Short-lived access to databases: users made for one lease each, and the leases that see them gone.
 
+pub mod leases;
 pub mod postgres;
 mod settings;
 mod users;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::error::{Failure, Reason};
@@ -46,7 +47,8 @@ pub struct NewUser {
 }
 
 /// A user's name, always of our own making: `kf_{role}_{random}` from letters, digits and underscores.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct UserName(Arc<str>);
 
 const USER_PREFIX: &str = "kf_";
@@ -70,6 +72,20 @@ impl UserName {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for UserName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::parse(&name).ok_or("not the name of a user that a broker made")
+    }
+}
+
+impl From<UserName> for String {
+    fn from(name: UserName) -> Self {
+        name.as_str().to_owned()
     }
 }
 
@@ -102,21 +118,24 @@ pub struct Tag {
     /// Which brokers made it: those that share one state. Others leave it alone.
     pub deployment: String,
     pub lease: LeaseName,
-    pub caller: Arc<str>,
+    /// The bare id.
+    pub role: String,
+    pub caller: String,
 }
 
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "keyferry {} {} {}", self.deployment, self.lease.id(), self.caller)
+        write!(f, "keyferry {} {} {} {}", self.deployment, self.lease.id(), self.role, self.caller)
     }
 }
 
 impl Tag {
     pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(4, ' ');
-        let (mark, deployment, lease, caller) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let lease = LeaseName::from_id(lease).ok()?;
-        (mark == "keyferry").then(|| Self { deployment: deployment.to_owned(), lease, caller: caller.into() })
+        let mut parts = text.splitn(5, ' ');
+        let mut next = || parts.next().map(ToOwned::to_owned);
+        let (mark, deployment, lease, role, caller) = (next()?, next()?, next()?, next()?, next()?);
+        let lease = LeaseName::from_id(&lease).ok()?;
+        (mark == "keyferry").then_some(Self { deployment, lease, role, caller })
     }
 }
 
@@ -146,10 +165,14 @@ mod tests {
 
     #[test]
     fn reads_its_tags_and_no_other_comment() {
-        let tag =
-            Tag { deployment: "d1".into(), lease: LeaseName::from_id("0a").unwrap(), caller: "x509/a b ' \\".into() };
+        let tag = Tag {
+            deployment: "d1".into(),
+            lease: LeaseName::from_id("0a").unwrap(),
+            role: "r".into(),
+            caller: "x509/a b ' \\".into(),
+        };
         assert_eq!(Tag::parse(&tag.to_string()), Some(tag));
-        for comment in ["", "keyferry", "keyferry d1 0a", "keyferry d1 NOT x", "the boss's account"] {
+        for comment in ["", "keyferry", "keyferry d1 0a r", "keyferry d1 NOT r x", "the boss's account"] {
             assert_eq!(Tag::parse(comment), None, "{comment}");
         }
     }

@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{NameError, bounded, check};
 
 /// `databases/{database}`
@@ -11,14 +13,16 @@ use super::{NameError, bounded, check};
 pub struct DatabaseName(Arc<str>);
 
 /// `databases/{database}/roles/{role}`
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct RoleName {
     full: Arc<str>,
     database_end: usize,
 }
 
 /// `leases/{lease}`; later leases have greater names.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct LeaseName(Arc<str>);
 
 const DATABASE_FORM: &str = "databases/{database}";
@@ -145,6 +149,26 @@ macro_rules! shown_as_text {
 }
 
 shown_as_text!(DatabaseName, RoleName, LeaseName);
+
+// Records hold names as text, and are parsed like anything else that comes from outside.
+macro_rules! recorded_as_text {
+    ($($name:ty),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::parse(&text)
+            }
+        }
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.as_str().to_owned()
+            }
+        }
+    )*};
+}
+
+recorded_as_text!(RoleName, LeaseName);
 
 #[cfg(test)]
 mod tests {

@@ -91,7 +91,12 @@ impl Call {
 
     /// Asks the gate for the method's own action; the decision goes on record.
     pub fn admit(&self, resource: Resource) -> Result<Permit, Failure> {
-        let (action, name) = (self.action()?, resource.name());
+        self.admit_to(self.action()?, resource)
+    }
+
+    /// For a method whose action depends on what it is asked for.
+    pub(super) fn admit_to(&self, action: Action, resource: Resource) -> Result<Permit, Failure> {
+        let name = resource.name();
         let asked = self.ask(action, resource);
         self.draft.note(|record| {
             record.resource = Some(name);
@@ -112,6 +117,11 @@ impl Call {
     /// Whether policy would allow it, for leaving things out of a list. Not a permit, and not on record.
     pub fn may(&self, action: Action, resource: &Resource) -> bool {
         self.gate.allows(&self.caller, action, resource, self.circumstances())
+    }
+
+    /// For a list that has no resource of its own: counts the call, which no permit does.
+    pub(super) fn meter(&self) -> Result<(), Failure> {
+        self.gate.quota().take(&self.caller.shared_id(), self.method.quota, None)
     }
 
     /// Before anything is changed: the change goes on record as begun, or is not made.

@@ -3,6 +3,7 @@
 mod call;
 mod caller_message;
 mod explain;
+mod lease_messages;
 mod methods;
 mod operator;
 mod page_token;

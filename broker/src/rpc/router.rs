@@ -32,6 +32,7 @@ pub struct Router {
 impl Router {
     pub fn new(
         secrets: SecretRpc,
+        tokens: TokenRpc,
         operator: OperatorRpc,
         health: HealthService,
         message_bytes: usize,
@@ -45,7 +46,7 @@ impl Router {
             .build_v1()?;
         Ok(Self {
             secrets: SecretServiceServer::new(secrets).max_decoding_message_size(message_bytes),
-            tokens: TokenServiceServer::new(TokenRpc).max_decoding_message_size(message_bytes),
+            tokens: TokenServiceServer::new(tokens).max_decoding_message_size(message_bytes),
             rotations: RotationServiceServer::new(RotationRpc).max_decoding_message_size(message_bytes),
             operator: OperatorServiceServer::new(operator).max_decoding_message_size(message_bytes),
             health: HealthServer::new(health).max_decoding_message_size(message_bytes),

@@ -1,0 +1,183 @@
+//! All leases in memory, and which of them wants attention when. The state is the truth; this follows it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use super::record::{Cause, Lease, Stage};
+use crate::clock::Timestamp;
+use crate::error::Failure;
+use crate::names::LeaseName;
+use crate::state::Revision;
+
+/// For how long a revoked lease can be asked about.
+pub(super) const RETENTION: Duration = Duration::from_secs(3600);
+/// After which another node's mint is taken for dead; longer than any call may last.
+const MINT_PATIENCE: Duration = Duration::from_secs(180);
+
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    leases: BTreeMap<LeaseName, Held>,
+    /// Of each owner: how many are pending or active.
+    live: HashMap<String, usize>,
+    /// By database: who wants attention next.
+    due: HashMap<String, BTreeSet<(Timestamp, LeaseName)>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) lease: Lease,
+    pub(super) revision: Revision,
+    /// A mint or a worker has it in hand and will say what comes next.
+    pub(super) in_hand: bool,
+    /// Why it must be revoked although its record does not say so yet.
+    pub(super) doomed: Option<Cause>,
+    pub(super) trouble: Trouble,
+    due: Option<Timestamp>,
+}
+
+/// What revoking has met so far, in this process.
+#[derive(Clone, Debug, Default)]
+pub struct Trouble {
+    pub attempts: u32,
+    pub last_error: Option<std::sync::Arc<Failure>>,
+    pub next_attempt: Option<Timestamp>,
+}
+
+impl Book {
+    pub(super) fn get(&self, name: &LeaseName) -> Option<&Held> {
+        self.leases.get(name)
+    }
+
+    /// Newest first.
+    pub(super) fn newest(&self) -> impl Iterator<Item = &Held> {
+        self.leases.values().rev()
+    }
+
+    /// Those below a name, newest first.
+    pub(super) fn before<'a>(&'a self, name: &LeaseName) -> impl Iterator<Item = &'a Held> {
+        self.leases.range(..name).rev().map(|(_, held)| held)
+    }
+
+    pub(super) fn live_of(&self, owner: &str) -> usize {
+        self.live.get(owner).copied().unwrap_or_default()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// A mint begins; its record is not written yet.
+    pub(super) fn reserve(&mut self, lease: Lease) {
+        let name = lease.name.clone();
+        self.put(lease, Revision::default(), Timestamp::from_micros(0), "");
+        self.take_in_hand(&name);
+    }
+
+    /// What the state says, if it is news. `node` is this node, whose own pending mints are in hand or dead.
+    pub(super) fn put(&mut self, lease: Lease, revision: Revision, now: Timestamp, node: &str) {
+        let name = lease.name.clone();
+        if self.leases.get(&name).is_some_and(|held| held.revision > revision) {
+            return;
+        }
+        let due = match &lease.stage {
+            Stage::Pending if lease.minter == node => now,
+            Stage::Pending => lease.created.plus(MINT_PATIENCE),
+            Stage::Active => lease.expires,
+            Stage::Revoking { .. } => now,
+            Stage::Revoked { gone, .. } => gone.plus(RETENTION),
+        };
+        if lease.is_live() {
+            *self.live.entry(lease.owner.clone()).or_default() += 1;
+        }
+        let old = self.remove(&name);
+        let (in_hand, doomed, trouble) =
+            old.map_or((false, None, Trouble::default()), |old| (old.in_hand, old.doomed, old.trouble));
+        let due = if doomed.is_some() && lease.is_live() { now } else { due };
+        let due = trouble.next_attempt.filter(|_| matches!(lease.stage, Stage::Revoking { .. })).unwrap_or(due);
+        self.leases.insert(name.clone(), Held { lease, revision, in_hand, doomed, trouble, due: Some(due) });
+        if !in_hand {
+            self.enqueue(&name);
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &LeaseName) -> Option<Held> {
+        let held = self.leases.remove(name)?;
+        self.dequeue(&held);
+        if held.lease.is_live()
+            && let Some(count) = self.live.get_mut(&held.lease.owner)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.live.remove(&held.lease.owner);
+            }
+        }
+        Some(held)
+    }
+
+    /// The next lease of the database that wants attention, now in hand; or when the first one will.
+    pub(super) fn take_due(&mut self, database: &str, now: Timestamp) -> Result<LeaseName, Option<Timestamp>> {
+        let first = self.due.get(database).and_then(BTreeSet::first).cloned();
+        let Some((due, name)) = first else { return Err(None) };
+        if due > now {
+            return Err(Some(due));
+        }
+        self.take_in_hand(&name);
+        Ok(name)
+    }
+
+    /// It goes back into the queue, as its stage and its trouble say.
+    pub(super) fn let_go(&mut self, name: &LeaseName) {
+        if let Some(held) = self.leases.get_mut(name) {
+            held.in_hand = false;
+        }
+        self.enqueue(name);
+    }
+
+    /// It is to be revoked as soon as nobody has it in hand.
+    pub(super) fn doom(&mut self, name: &LeaseName, cause: Cause, now: Timestamp) {
+        if let Some(held) = self.leases.get_mut(name) {
+            held.doomed = Some(cause);
+            self.reschedule(name, now);
+        }
+    }
+
+    pub(super) fn failed(&mut self, name: &LeaseName, failure: Failure, next: Timestamp) {
+        if let Some(held) = self.leases.get_mut(name) {
+            held.trouble.attempts = held.trouble.attempts.saturating_add(1);
+            held.trouble.last_error = Some(std::sync::Arc::new(failure));
+            held.trouble.next_attempt = Some(next);
+            self.reschedule(name, next);
+        }
+    }
+
+    pub(super) fn reschedule(&mut self, name: &LeaseName, due: Timestamp) {
+        let Some(held) = self.leases.get(name).cloned() else { return };
+        self.dequeue(&held);
+        if let Some(held) = self.leases.get_mut(name) {
+            held.due = Some(due);
+        }
+        if !held.in_hand {
+            self.enqueue(name);
+        }
+    }
+
+    fn take_in_hand(&mut self, name: &LeaseName) {
+        let Some(held) = self.leases.get_mut(name) else { return };
+        held.in_hand = true;
+        let held = held.clone();
+        self.dequeue(&held);
+    }
+
+    fn enqueue(&mut self, name: &LeaseName) {
+        if let Some(Held { lease, due: Some(due), .. }) = self.leases.get(name) {
+            let queue = self.due.entry(lease.role.database().to_owned()).or_default();
+            queue.insert((*due, name.clone()));
+        }
+    }
+
+    fn dequeue(&mut self, held: &Held) {
+        if let (Some(queue), Some(due)) = (self.due.get_mut(held.lease.role.database()), held.due) {
+            queue.remove(&(due, held.lease.name.clone()));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Leases: every user that was made in a database is on record before it exists, until it is seen to be gone.
+//!
+//! A mint writes `Pending`, which names the user; then the database makes it, in one transaction; then `Active` is
+//! written; then the answer may leave. Whatever ends in between leaves a record, and a worker takes the user away.
+
+mod book;
+mod clock;
+mod failpoints;
+mod mint;
+mod minted;
+mod record;
+mod renewal;
+mod request;
+mod revocation;
+mod sweep;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::book::{Book, Held};
+pub use self::book::Trouble;
+use self::clock::LeaseClock;
+pub use self::failpoints::{Failpoints, NoFailpoints, Point};
+pub use self::mint::Wish;
+pub use self::minted::Minted;
+pub use self::record::{Cause, LEASES, Lease, Stage};
+pub use self::request::{REQUESTS, RequestId};
+pub use self::sweep::DEPLOYMENTS;
+use super::{DatabaseSettings, LeaseSettings, RoleSettings, Users};
+use crate::clock::{SharedClock, Timestamp};
+use crate::error::{Failure, Reason};
+use crate::names::{DatabaseName, LeaseName, RoleName};
+use crate::state::{Condition, Conflict, Fence, Key, KeyError, ListPage, Outcome, Prefix, Revision, State, StateError, Txn};
+
+/// One configured database, as leases use it.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub settings: DatabaseSettings,
+    pub users: Arc<dyn Users>,
+    /// The certificates in PEM that the server's chains to.
+    pub ca: Arc<str>,
+}
+
+/// All leases, and the tasks that end them. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Leases(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    databases: BTreeMap<DatabaseName, Database>,
+    settings: LeaseSettings,
+    state: State,
+    node: String,
+    /// Marks the users of those brokers that share this state.
+    deployment: String,
+    book: Mutex<Book>,
+    clock: LeaseClock,
+    failpoints: Arc<dyn Failpoints>,
+    /// Told whenever something may be due earlier than it seemed.
+    changed: Notify,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What leases are opened with.
+#[derive(Debug)]
+pub struct Opening {
+    pub databases: BTreeMap<DatabaseName, Database>,
+    pub settings: LeaseSettings,
+    pub state: State,
+    pub node: String,
+    pub clock: SharedClock,
+    pub failpoints: Arc<dyn Failpoints>,
+}
+
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("the leases cannot be read from the state")]
+    State(#[from] StateError),
+    #[error("the leases have no key in the state; report this")]
+    Key(#[from] KeyError),
+    #[error("the deployment's mark cannot be made")]
+    Mark(#[source] Failure),
+}
+
+impl Leases {
+    /// Reads all leases, and starts to end those whose time is over.
+    pub async fn open(opening: Opening) -> Result<Self, OpenError> {
+        let Opening { databases, settings, state, node, clock, failpoints } = opening;
+        let deployment = sweep::deployment(&state).await?;
+        let leases = Self(Arc::new(Inner {
+            databases,
+            settings,
+            state,
+            node,
+            deployment,
+            book: Mutex::default(),
+            clock: LeaseClock::new(clock),
+            failpoints,
+            changed: Notify::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }));
+        let revision = leases.read_all().await?;
+        leases.start(revision)?;
+        Ok(leases)
+    }
+
+    /// Lets what is under way end; what is left is on record.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// The roles that tokens can be minted for, by name.
+    pub fn roles(&self) -> impl Iterator<Item = (RoleName, &RoleSettings, &Database)> {
+        self.0.databases.iter().flat_map(|(name, database)| {
+            let roles = database.settings.roles.iter();
+            roles.filter_map(move |(id, role)| Some((name.role(id).ok()?, role, database)))
+        })
+    }
+
+    pub fn role(&self, name: &RoleName) -> Result<(&RoleSettings, &Database), Failure> {
+        let database = self.0.databases.get(name.database());
+        let found = database.and_then(|database| Some((database.settings.roles.get(name.id())?, database)));
+        found.ok_or_else(|| {
+            let message = format!("{name} is not configured; ListDatabaseRoles shows what there is for you");
+            Failure::new(Reason::DatabaseRoleNotFound, message)
+        })
+    }
+
+    pub fn find(&self, name: &LeaseName) -> Option<(Lease, Trouble)> {
+        self.0.book().get(name).map(|held| (held.lease.clone(), held.trouble.clone()))
+    }
+
+    /// How many are on record, in any stage.
+    pub fn count(&self) -> usize {
+        self.0.book().len()
+    }
+
+    /// Refuses an id that was used for another call, and remembers it for this one.
+    pub async fn remember(&self, caller: &str, id: &RequestId) -> Result<(), Failure> {
+        let remembered = self.0.remembered(caller, id).await?;
+        // Somebody who wrote it at the same moment is the same caller, repeating itself.
+        let _ = self.0.state.commit(remembered.write(Txn::new(), None, self.0.clock.now())).await?;
+        Ok(())
+    }
+
+    /// Newest first, those after `after`, as far as `wanted` says.
+    pub fn list(
+        &self,
+        after: Option<&LeaseName>,
+        most: usize,
+        wanted: impl FnMut(&Lease) -> bool,
+    ) -> Vec<(Lease, Trouble)> {
+        let book = self.0.book();
+        let shown = |held: &Held| (held.lease.clone(), held.trouble.clone());
+        let mut wanted = wanted;
+        let filter = |held: &&Held| wanted(&held.lease);
+        match after {
+            None => book.newest().filter(filter).take(most).map(shown).collect(),
+            Some(after) => book.before(after).filter(filter).take(most).map(shown).collect(),
+        }
+    }
+
+    /// Replaces what is in memory by what is on record.
+    async fn read_all(&self) -> Result<Revision, OpenError> {
+        let prefix = Prefix::new(&LEASES, &[])?;
+        let mut after = None;
+        let mut first = None;
+        loop {
+            let page = self.0.state.list::<Lease>(&prefix, ListPage { after, size: ListPage::MAX_SIZE }).await?;
+            let now = self.0.clock.now();
+            let mut book = self.0.book();
+            for stored in page.records {
+                self.0.clock.not_before(stored.record.created);
+                book.put(stored.record, stored.revision, now, &self.0.node);
+            }
+            first = first.or(Some(page.revision));
+            after = page.next;
+            if after.is_none() {
+                return Ok(first.unwrap_or_default());
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database(&self, role: &RoleName) -> Result<&Database, Failure> {
+        self.databases.get(role.database()).ok_or_else(|| {
+            let message = format!(
+                "{} is no longer configured, and its users are still there; configure it until they are removed",
+                role.database()
+            );
+            Failure::new(Reason::DatabaseUnavailable, message)
+        })
+    }
+
+    /// Writes a lease as it shall be, if nobody wrote it since `revision`; `None` if somebody did.
+    async fn write(
+        &self,
+        lease: &Lease,
+        revision: Revision,
+        fence: Option<Fence>,
+        more: impl FnOnce(Txn) -> Txn,
+    ) -> Result<Option<Revision>, Failure> {
+        let key = key(&lease.name)?;
+        let unchanged = match revision {
+            new if new == Revision::default() => Condition::Absent(key.clone()),
+            known => Condition::Unchanged(key.clone(), known),
+        };
+        let txn = more(Txn::new().when(unchanged).put(&key, lease));
+        let txn = fence.into_iter().fold(txn, |txn, fence| txn.when(Condition::Leads(fence)));
+        match self.state.commit(txn).await? {
+            Outcome::Committed(revision) => {
+                self.book().put(lease.clone(), revision, self.clock.now(), &self.node);
+                self.changed.notify_waiters();
+                Ok(Some(revision))
+            }
+            Outcome::Conflict(Conflict::Key { .. } | Conflict::Deposed) => Ok(None),
+            Outcome::Unknown => Err(undecided()),
+        }
+    }
+
+    /// The lease as the state has it now.
+    async fn read(&self, name: &LeaseName) -> Result<Option<(Lease, Revision)>, Failure> {
+        let stored = self.state.get::<Lease>(&key(name)?).await?;
+        Ok(stored.map(|stored| (stored.record, stored.revision)))
+    }
+
+    /// Revoked for a reason that the record does not tell yet.
+    fn doom(&self, name: &LeaseName, cause: Cause) {
+        self.book().doom(name, cause, self.clock.now());
+        self.changed.notify_waiters();
+    }
+
+    fn let_go(&self, name: &LeaseName) {
+        self.book().let_go(name);
+        self.changed.notify_waiters();
+    }
+}
+
+fn key(name: &LeaseName) -> Result<Key, Failure> {
+    Key::new(&LEASES, &[name.id()])
+        .map_err(|error| Failure::new(Reason::Internal, "a lease has no key in the state; report this").caused_by(error))
+}
+
+fn undecided() -> Failure {
+    let message = "the state store did not say whether it wrote the lease; repeat the call with the same request_id";
+    Failure::new(Reason::StateUnavailable, message)
+}
+
+/// What those hear who may not know of it, too.
+pub fn no_such_lease(name: &LeaseName) -> Failure {
+    Failure::new(Reason::LeaseNotFound, format!("{name} does not exist, or is not yours; ListLeases shows those that are"))
+}
+
+/// The moment and then chance, so that later leases have greater names.
+fn new_name(now: Timestamp) -> Result<LeaseName, Failure> {
+    let mut bytes = [0; 8];
+    super::users::fill_random(&mut bytes)?;
+    let id = format!("{:014x}{:016x}", now.as_micros(), u64::from_be_bytes(bytes));
+    LeaseName::from_id(&id)
+        .map_err(|error| Failure::new(Reason::Internal, "a lease could not be named; report this").caused_by(error))
+}

@@ -1,0 +1,126 @@
+//! The database is the second source of truth: a sweep compares its users with the leases.
+
+use aws_lc_rs::rand;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use super::record::{Cause, Lease, Stage};
+use super::{Database, Inner, LeaseName, Leases, OpenError, new_name};
+use crate::databases::users::Tagged;
+use crate::error::{Failure, Reason};
+use crate::names::{DatabaseName, RoleName};
+use crate::state::{Condition, Fence, Key, Kind, Outcome, Record, Revision, State, Txn};
+
+pub static DEPLOYMENTS: Kind = Kind { name: "deployments", upgrades: &[] };
+
+/// Made with the state: brokers that share it know their users by it, and leave those of others alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deployment {
+    mark: String,
+}
+
+impl Record for Deployment {
+    const KIND: &'static Kind = &DEPLOYMENTS;
+}
+
+pub(super) async fn deployment(state: &State) -> Result<String, OpenError> {
+    let key = Key::new(&DEPLOYMENTS, &["this"])?;
+    loop {
+        if let Some(found) = state.get::<Deployment>(&key).await? {
+            return Ok(found.record.mark);
+        }
+        let mut bytes = [0; 8];
+        rand::fill(&mut bytes).map_err(|error| {
+            OpenError::Mark(Failure::new(Reason::Internal, "the system has no random numbers").caused_by(error))
+        })?;
+        let mark = format!("{:016x}", u64::from_be_bytes(bytes));
+        let txn = Txn::new().when(Condition::Absent(key.clone())).put(&key, &Deployment { mark });
+        // Whoever came first has made it; it is read in any case.
+        let _: Outcome = state.commit(txn).await?;
+    }
+}
+
+impl Leases {
+    pub(super) async fn sweep_for_ever(self, name: DatabaseName) {
+        let mut leadership = self.0.state.leadership();
+        let Some(database) = self.0.databases.get(&name) else { return };
+        loop {
+            let fence = leadership.elected().await;
+            if let Err(failure) = self.0.sweep(&name, database, fence).await {
+                tracing::warn!(database = %name, reason = failure.reason().as_str_name(), cause = failure.cause(),
+                    "a database could not be compared with its leases; tried again");
+            }
+            sleep(self.0.settings.sweep_interval).await;
+        }
+    }
+}
+
+impl Inner {
+    async fn sweep(&self, name: &DatabaseName, database: &Database, fence: Fence) -> Result<(), Failure> {
+        // In this order: a user is made after its lease is pending, and before it is active.
+        let active: Vec<(Lease, Revision)> = {
+            let book = self.book();
+            let of_this = book.newest().filter(|held| held.lease.role.database() == name.as_str());
+            let active = of_this.filter(|held| held.lease.stage == Stage::Active && !held.in_hand);
+            active.map(|held| (held.lease.clone(), held.revision)).collect()
+        };
+        let mut users = database.users.list().await?;
+        users.retain(|user| user.tag.deployment == self.deployment);
+        let there: std::collections::HashSet<_> = users.iter().map(|user| user.name.clone()).collect();
+        for (lease, revision) in active.into_iter().filter(|(lease, _)| !there.contains(&lease.user)) {
+            tracing::warn!(lease = %lease.name, "the user of an active lease is gone; the lease is closed");
+            let now = self.clock.now();
+            let gone = lease.at(Stage::Revoked { cause: Cause::Reconciled, since: now, gone: now });
+            // Written since: then it is somebody's concern already.
+            let _ = self.write(&gone, revision, Some(fence), |txn| txn).await?;
+        }
+        for user in users {
+            self.adopt_orphan(name, user, fence).await?;
+        }
+        self.forget_requests().await
+    }
+
+    /// A user whose lease is over or unknown gets one that is being revoked.
+    async fn adopt_orphan(&self, database: &DatabaseName, user: Tagged, fence: Fence) -> Result<(), Failure> {
+        let known = |lease: &Lease| lease.user == user.name && !matches!(lease.stage, Stage::Revoked { .. });
+        if self.book().get(&user.tag.lease).is_some_and(|held| known(&held.lease)) {
+            return Ok(());
+        }
+        let recorded = self.read(&user.tag.lease).await?;
+        if recorded.as_ref().is_some_and(|(lease, _)| known(lease)) {
+            return Ok(());
+        }
+        tracing::warn!(user = ?user.name, lease = %user.tag.lease, "a user without a lease was found; it is removed");
+        let now = self.clock.now();
+        let stage = Stage::Revoking { cause: Cause::Reconciled, since: now };
+        let (lease, revision) = match recorded {
+            Some((lease, revision)) if lease.user == user.name => (lease.at(stage), revision),
+            other => {
+                let name = if other.is_some() { new_name(now)? } else { user.tag.lease.clone() };
+                (self.orphan(database, name, user, stage)?, Revision::default())
+            }
+        };
+        let _ = self.write(&lease, revision, Some(fence), |txn| txn).await?;
+        Ok(())
+    }
+
+    fn orphan(&self, database: &DatabaseName, name: LeaseName, user: Tagged, stage: Stage) -> Result<Lease, Failure> {
+        let now = self.clock.now();
+        let role: RoleName = database.role(&user.tag.role).map_err(|error| {
+            Failure::new(Reason::Internal, "a user's comment names an impossible role; correct or drop that user")
+                .caused_by(error)
+        })?;
+        Ok(Lease {
+            name,
+            role,
+            owner: user.tag.caller,
+            user: user.name,
+            minter: self.node.clone(),
+            created: now,
+            expires: now,
+            max_expires: now,
+            stage,
+        })
+    }
+}
