@@ -1,5 +1,6 @@
 //! The composition root: the one place that names concrete types and starts tasks.
 
+mod databases;
 mod stores;
 
 use std::collections::BTreeMap;
@@ -22,11 +23,13 @@ use crate::admission::{Gate, PolicyError, PolicyStore, Quota};
 use crate::audit;
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::Config;
+use crate::databases::leases::{self, Failpoints, Leases, NoFailpoints, Opening};
+use crate::databases::postgres;
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
-use crate::names::StoreName;
+use crate::names::{DatabaseName, StoreName};
 use crate::report;
-use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Router, SecretRpc};
+use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Router, SecretRpc, TokenRpc};
 use crate::secrets::Secrets;
 use crate::state::{self, State, Store};
 use crate::status::REASON_NAMES;
@@ -66,6 +69,7 @@ pub struct Parts {
     pub stores: BTreeMap<StoreName, StoreSummary>,
     pub guards: Guards,
     pub state: State,
+    pub leases: Leases,
     pub credentials: Credentials,
     pub secrets: Secrets,
 }
@@ -90,6 +94,12 @@ pub enum StartError {
     #[cfg(not(feature = "etcd"))]
     #[error("[state] kind = \"etcd\" is not in this build; take the container image, or build with --features etcd")]
     EtcdLeftOut,
+    #[error("{0} cannot be used")]
+    Database(DatabaseName, #[source] postgres::OpenError),
+    #[error("{0} takes its password from {1}, a store that is not configured")]
+    DatabaseStore(DatabaseName, String),
+    #[error("the leases cannot be opened")]
+    Leases(#[from] leases::OpenError),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
     Unserved(&'static str),
     #[error("cannot listen on {0}; end what listens there, or choose another address under [listen]")]
@@ -124,10 +134,21 @@ pub fn metrics(clock: SharedClock) -> Arc<Metrics> {
 impl Broker {
     /// Returns once calls are answered.
     pub async fn start(
+        config: Config,
+        clock: SharedClock,
+        metrics: Arc<Metrics>,
+        traces: Traces,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, clock, metrics, traces, Arc::new(NoFailpoints)).await
+    }
+
+    /// With somebody who is told of every step of a lease.
+    pub async fn start_with(
         mut config: Config,
         clock: SharedClock,
         metrics: Arc<Metrics>,
         traces: Traces,
+        failpoints: Arc<dyn Failpoints>,
     ) -> Result<Self, StartError> {
         if let Some(error) = unserved(&config).pop() {
             return Err(error);
@@ -141,8 +162,18 @@ impl Broker {
         let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
         let stores = stores::open(config.stores, config.credentials, &clock).await?;
         let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
+        let databases = databases::open(config.databases, &stores.providers, &clock)?;
         let secrets = Secrets::new(stores.providers, &config.cache, &clock)?;
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
+        let leases = Leases::open(Opening {
+            databases,
+            settings: config.leases,
+            state: state.clone(),
+            node: config.node.name.clone(),
+            clock: Arc::clone(&clock),
+            failpoints,
+        })
+        .await?;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let (admin_listener, admin) = match config.listen.admin {
             Some(address) => bind(address).await.map(|(listener, address)| (Some(listener), Some(address)))?,
@@ -164,13 +195,16 @@ impl Broker {
             credentials: stores.credentials,
             state,
             secrets: secrets.clone(),
+            leases: leases.clone(),
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
 
         let operator =
             OperatorRpc { status: report_of(&parts), secrets: secrets.clone(), tokens: Arc::clone(&parts.tokens) };
-        let secrets = SecretRpc { secrets, page_tokens: Arc::new(PageTokens::new()?) };
+        let page_tokens = Arc::new(PageTokens::new()?);
+        let secrets = SecretRpc { secrets, page_tokens: Arc::clone(&page_tokens) };
+        let tokens = TokenRpc { leases, page_tokens };
         let health_service = HealthService::from_health_reporter(health.clone());
         let stack = Stack::new(Layers {
             in_flight: Arc::new(Semaphore::new(config.limits.calls_in_flight)),
@@ -183,7 +217,7 @@ impl Broker {
             clock,
             authenticator: Arc::new(Authenticator::new(config.identity.certificate_names, Arc::clone(&parts.tokens))),
             gate,
-            router: Router::new(secrets, operator, health_service, config.limits.message_bytes)?,
+            router: Router::new(secrets, tokens, operator, health_service, config.limits.message_bytes)?,
             request_ids: RequestIds::new()?,
             metrics: Arc::clone(&metrics),
             traces,
@@ -248,6 +282,7 @@ impl Broker {
         for credential in self.parts.credentials.values() {
             credential.stop().await;
         }
+        self.parts.leases.stop().await;
         // After whatever writes to it, and before the log that says so.
         self.parts.state.close().await;
         let log = self.parts.log.clone();

@@ -32,5 +32,6 @@ mod state_etcd;
 mod status;
 mod status_command;
 mod threats;
+mod tokens;
 mod transport;
 mod visibility;

@@ -46,7 +46,12 @@ fn new_user(groups: &[&str], caller: &str) -> NewUser {
         groups: groups.iter().map(|&group| group.to_owned()).collect(),
         connection_limit: 5,
         search_path: vec!["public".into(), "Odd \" schema".into()],
-        tag: Tag { deployment: "d1".into(), lease: LeaseName::from_id("0a1b").unwrap(), role: "reader".into(), caller: caller.into() },
+        tag: Tag {
+            deployment: "d1".into(),
+            lease: LeaseName::from_id("0a1b").unwrap(),
+            role: "reader".into(),
+            caller: caller.into(),
+        },
     }
 }
 

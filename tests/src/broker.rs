@@ -11,6 +11,7 @@ use keyferry_broker::providers::local::LocalKey;
 use keyferry_broker::telemetry::Telemetry;
 use keyferry_proto::v1::operator_service_client::OperatorServiceClient;
 use keyferry_proto::v1::secret_service_client::SecretServiceClient;
+use keyferry_proto::v1::token_service_client::TokenServiceClient;
 use keyferry_proto::v1::{AddSecretVersionRequest, AddSecretVersionResponse, GetSecretRequest, GetSecretResponse};
 use tempfile::TempDir;
 use tonic::Status;
@@ -77,6 +78,10 @@ impl TestBroker {
 
     pub async fn operations(&self, who: &Issued) -> OperatorServiceClient<Channel> {
         OperatorServiceClient::new(self.channel(who).await)
+    }
+
+    pub async fn tokens(&self, who: &Issued) -> TokenServiceClient<Channel> {
+        TokenServiceClient::new(self.channel(who).await)
     }
 
     /// Adds a version as the operator, creating the secret.
@@ -159,5 +164,7 @@ change_rate = 1000000
 change_burst = 1000000
 operate_rate = 1000000
 operate_burst = 1000000
+mint_rate = 1000000
+mint_burst = 1000000
 
 "#;

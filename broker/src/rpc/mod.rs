@@ -23,3 +23,4 @@ pub use page_token::{Binding, PageTokens};
 pub use proto_time::timestamp;
 pub use router::Router;
 pub use secrets::SecretRpc;
+pub use tokens::TokenRpc;

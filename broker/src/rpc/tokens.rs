@@ -60,7 +60,8 @@ impl TokenService for TokenRpc {
                 Some((last, ..)) => self.page_tokens.seal(last.as_str(), binding)?,
                 None => String::new(),
             };
-            let roles = roles.iter().map(|(name, role, database)| role_message(name, role, &database.settings)).collect();
+            let roles =
+                roles.iter().map(|(name, role, database)| role_message(name, role, &database.settings)).collect();
             Ok(ListDatabaseRolesResponse { roles, next_page_token })
         })
         .await
@@ -72,10 +73,11 @@ impl TokenService for TokenRpc {
     ) -> Result<Response<MintDatabaseTokenResponse>, Status> {
         answer(request, |call, message| async move {
             let role = RoleName::parse(&message.name).map_err(bad_name("name"))?;
-            let request = request_id(&call, &message.request_id, &MintDatabaseTokenRequest {
-                request_id: String::new(),
-                ..message.clone()
-            })?;
+            let request = request_id(
+                &call,
+                &message.request_id,
+                &MintDatabaseTokenRequest { request_id: String::new(), ..message.clone() },
+            )?;
             let wish = Wish { ttl: ttl(message.ttl.as_ref())?, credential_ends: call.caller.ends(), request };
             let permit = call.admit(Resource::DatabaseRole(role))?;
             if message.client_key.is_some() {
@@ -99,10 +101,11 @@ impl TokenService for TokenRpc {
     async fn renew_lease(&self, request: Request<RenewLeaseRequest>) -> Result<Response<RenewLeaseResponse>, Status> {
         reply(request, |call, message| async move {
             let name = LeaseName::parse(&message.name).map_err(bad_name("name"))?;
-            let request = request_id(&call, &message.request_id, &RenewLeaseRequest {
-                request_id: String::new(),
-                ..message.clone()
-            })?;
+            let request = request_id(
+                &call,
+                &message.request_id,
+                &RenewLeaseRequest { request_id: String::new(), ..message.clone() },
+            )?;
             let wish = Wish { ttl: ttl(message.ttl.as_ref())?, credential_ends: call.caller.ends(), request };
             let lease = self.known(&call, &name).filter(|lease| lease.owner == call.caller.id());
             let lease = lease.ok_or_else(|| no_such_lease(&name))?;
@@ -119,10 +122,11 @@ impl TokenService for TokenRpc {
         request: Request<RevokeLeaseRequest>,
     ) -> Result<Response<RevokeLeaseResponse>, Status> {
         reply(request, |call, message| async move {
-            let request = request_id(&call, &message.request_id, &RevokeLeaseRequest {
-                request_id: String::new(),
-                ..message.clone()
-            })?;
+            let request = request_id(
+                &call,
+                &message.request_id,
+                &RevokeLeaseRequest { request_id: String::new(), ..message.clone() },
+            )?;
             if message.justification.chars().count() > MAX_JUSTIFICATION {
                 let description = format!("is longer than {MAX_JUSTIFICATION} characters; shorten it");
                 return Err(Failure::bad_field(Reason::InvalidArgument, "justification", description));
@@ -146,7 +150,13 @@ impl TokenService for TokenRpc {
             call.meter()?;
             let filter = message.filter.unwrap_or_default();
             let roles = RolePrefix::parse(&filter.role_prefix).map_err(bad_name("filter.role_prefix"))?;
-            let parts = [call.caller.id(), call.method.path, &filter.role_prefix, &filter.owner, &format!("{:?}", filter.states)];
+            let parts = [
+                call.caller.id(),
+                call.method.path,
+                &filter.role_prefix,
+                &filter.owner,
+                &format!("{:?}", filter.states),
+            ];
             let binding = Binding::of(&parts);
             let place = self.page_tokens.open(&message.page_token, binding)?;
             let after = place.map(|place| LeaseName::parse(&place)).transpose().map_err(bad_name("page_token"))?;

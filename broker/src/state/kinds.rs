@@ -1,9 +1,10 @@
 //! Every kind of record, registered once.
 
 use super::record::Kind;
+use crate::databases::leases::{DEPLOYMENTS, LEASES, REQUESTS};
 
 /// A record of a kind that is not here belongs to another release.
-pub static KINDS: [&Kind; 0] = [];
+pub static KINDS: [&Kind; 3] = [&LEASES, &REQUESTS, &DEPLOYMENTS];
 
 #[cfg(test)]
 mod tests {

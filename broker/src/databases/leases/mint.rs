@@ -30,7 +30,11 @@ impl Wish {
     pub(super) fn until(&self, role: &RoleSettings, now: Timestamp, most: Timestamp) -> Result<Timestamp, Failure> {
         let ttl = self.ttl.unwrap_or(role.default_ttl);
         if ttl < SHORTEST {
-            return Err(Failure::bad_field(Reason::InvalidArgument, "ttl", "is shorter than a second; write 1s or more"));
+            return Err(Failure::bad_field(
+                Reason::InvalidArgument,
+                "ttl",
+                "is shorter than a second; write 1s or more",
+            ));
         }
         Ok(now.plus(ttl.min(role.max_ttl)).min(most).min(self.credential_ends))
     }
@@ -198,9 +202,8 @@ impl Inner {
         match lease.stage {
             Stage::Active if lease.expires > self.clock.now() => Ok(Some(lease)),
             Stage::Pending => Err(under_way()),
-            Stage::Revoking { cause: Cause::MintIncomplete, .. } | Stage::Revoked { cause: Cause::MintIncomplete, .. } => {
-                Ok(None)
-            }
+            Stage::Revoking { cause: Cause::MintIncomplete, .. }
+            | Stage::Revoked { cause: Cause::MintIncomplete, .. } => Ok(None),
             Stage::Active | Stage::Revoking { .. } | Stage::Revoked { .. } => {
                 let message = format!("the token of this request_id has ended with {earlier}; mint with a new one");
                 Err(Failure::new(Reason::LeaseNotActive, message))
@@ -215,7 +218,8 @@ fn room(live: usize, owner: &str, settings: &LeaseSettings) -> Result<(), Failur
         return Ok(());
     }
     let limit = format!("{most} live leases");
-    let message = format!("{owner} holds {limit}, as many as [leases] live_per_caller allows; revoke what is not needed");
+    let message =
+        format!("{owner} holds {limit}, as many as [leases] live_per_caller allows; revoke what is not needed");
     Err(Failure::new(Reason::LeaseLimitExceeded, message).quota(owner.to_owned(), limit, Duration::from_secs(30)))
 }
 

@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::book::{Book, Held};
 pub use self::book::Trouble;
+use self::book::{Book, Held};
 use self::clock::LeaseClock;
 pub use self::failpoints::{Failpoints, NoFailpoints, Point};
 pub use self::mint::Wish;
@@ -36,7 +36,9 @@ use super::{DatabaseSettings, LeaseSettings, RoleSettings, Users};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, LeaseName, RoleName};
-use crate::state::{Condition, Conflict, Fence, Key, KeyError, ListPage, Outcome, Prefix, Revision, State, StateError, Txn};
+use crate::state::{
+    Condition, Conflict, Fence, Key, KeyError, ListPage, Outcome, Prefix, Revision, State, StateError, Txn,
+};
 
 /// One configured database, as leases use it.
 #[derive(Clone, Debug)]
@@ -252,8 +254,9 @@ impl Inner {
 }
 
 fn key(name: &LeaseName) -> Result<Key, Failure> {
-    Key::new(&LEASES, &[name.id()])
-        .map_err(|error| Failure::new(Reason::Internal, "a lease has no key in the state; report this").caused_by(error))
+    Key::new(&LEASES, &[name.id()]).map_err(|error| {
+        Failure::new(Reason::Internal, "a lease has no key in the state; report this").caused_by(error)
+    })
 }
 
 fn undecided() -> Failure {
@@ -263,7 +266,10 @@ fn undecided() -> Failure {
 
 /// What those hear who may not know of it, too.
 pub fn no_such_lease(name: &LeaseName) -> Failure {
-    Failure::new(Reason::LeaseNotFound, format!("{name} does not exist, or is not yours; ListLeases shows those that are"))
+    Failure::new(
+        Reason::LeaseNotFound,
+        format!("{name} does not exist, or is not yours; ListLeases shows those that are"),
+    )
 }
 
 /// The moment and then chance, so that later leases have greater names.

@@ -31,7 +31,8 @@ impl Leases {
             loop {
                 let changed = self.0.changed.notified();
                 match self.find(name) {
-                    Some((lease, trouble)) if matches!(lease.stage, Stage::Revoking { .. }) && trouble.attempts == 0 => {}
+                    Some((lease, trouble))
+                        if matches!(lease.stage, Stage::Revoking { .. }) && trouble.attempts == 0 => {}
                     _ => return,
                 }
                 changed.await;

@@ -61,7 +61,9 @@ impl Leases {
                         revision = read;
                     }
                 }
-                WatchEnd::Unavailable(error) => tracing::warn!(%error, "the leases' changes cannot be followed for now"),
+                WatchEnd::Unavailable(error) => {
+                    tracing::warn!(%error, "the leases' changes cannot be followed for now")
+                }
             }
             sleep(PAUSE).await;
         }
