@@ -32,6 +32,7 @@ mod state_etcd;
 mod status;
 mod status_command;
 mod threats;
+mod token_faults;
 mod tokens;
 mod transport;
 mod visibility;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use keyferry_broker::app::{self, Broker};
 use keyferry_broker::clock::{SharedClock, SystemClock};
 use keyferry_broker::config::Config;
+use keyferry_broker::databases::leases::{Failpoints, NoFailpoints};
 use keyferry_broker::providers::local::LocalKey;
 use keyferry_broker::telemetry::Telemetry;
 use keyferry_proto::v1::operator_service_client::OperatorServiceClient;
@@ -54,8 +55,17 @@ impl TestBroker {
 
     /// On a directory that was prepared, and perhaps changed since.
     pub async fn start_in(directory: TempDir, ca: Ca, clock: SharedClock) -> Self {
-        let config = load(directory.path());
-        let broker = start_broker(config, clock).await;
+        Self::start_failing(directory, ca, clock, Arc::new(NoFailpoints)).await
+    }
+
+    /// With somebody who is told of each step of a lease, and may stop it there.
+    pub async fn start_failing(
+        directory: TempDir,
+        ca: Ca,
+        clock: SharedClock,
+        failpoints: Arc<dyn Failpoints>,
+    ) -> Self {
+        let broker = start_broker(load(directory.path()), clock, failpoints).await;
         Self { client: ca.client("client"), operator: ca.client("operator"), ca, broker, directory }
     }
 
@@ -98,10 +108,10 @@ impl TestBroker {
 }
 
 /// As the command does, but that it leaves the process's log alone.
-async fn start_broker(config: Config, clock: SharedClock) -> Broker {
+pub async fn start_broker(config: Config, clock: SharedClock, failpoints: Arc<dyn Failpoints>) -> Broker {
     let metrics = app::metrics(Arc::clone(&clock));
     let telemetry = Telemetry::start(&config.telemetry, &config.node.name, Arc::clone(&metrics)).unwrap();
-    Broker::start(config, clock, metrics, telemetry.traces()).await.unwrap()
+    Broker::start_with(config, clock, metrics, telemetry.traces(), failpoints).await.unwrap()
 }
 
 pub fn endpoint(port: u16, tls: ClientTlsConfig) -> Endpoint {

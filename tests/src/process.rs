@@ -40,14 +40,12 @@ pub struct Process {
 impl Process {
     /// Starts on a directory that [`crate::broker::prepare`] filled, and returns once it answers.
     pub fn serve(directory: &Path) -> Self {
-        let mut child = Command::new(keyferry())
-            .args(["serve", "--config"])
-            .arg(directory.join("keyferry.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start(Command::new(keyferry()).args(["serve", "--config"]).arg(directory.join("keyferry.toml")))
+    }
+
+    /// Any program that logs where it serves, as `keyferry serve` does.
+    pub fn start(program: &mut Command) -> Self {
+        let mut child = program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let (mut lines, addresses) = read_until_serving(&mut log);
         let Some((grpc, admin)) = addresses else {
@@ -71,6 +69,11 @@ impl Process {
 
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// kill -9, and what it had logged.
