@@ -156,7 +156,8 @@ async fn a_broker_that_dies_between_any_two_steps_of_a_lease_recovers() {
                     let _ = client.revoke_lease(RevokeLeaseRequest { target, ..Default::default() }).await;
                 }
             }
-            eventually(&format!("it dies at {point:?} in round {round}"), || std::future::ready(broker.has_ended())).await;
+            eventually(&format!("it dies at {point:?} in round {round}"), || std::future::ready(broker.has_ended()))
+                .await;
             let kept = Process::serve(scene.path());
             promised.insert(mint(&mut scene.client_of(&kept).await).await.user);
             kept.kill();

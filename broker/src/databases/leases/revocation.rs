@@ -12,11 +12,13 @@ impl Leases {
     pub async fn revoke(&self, permit: &Permit, name: &LeaseName) -> Result<(Lease, Trouble), Failure> {
         let found = self.0.read(name).await?;
         let (lease, _) = found.ok_or_else(|| no_such_lease(name))?;
-        let cause = match permit.action() {
-            Action::RevokeLease if lease.owner == **permit.caller() => Cause::Owner,
-            Action::RevokeLease => return Err(no_such_lease(name)),
-            Action::RevokeAnyLease => Cause::Operator,
-            _ => return Err(misfit()),
+        let own = lease.owner == **permit.caller();
+        let cause = if permit.action() == Action::RevokeAnyLease {
+            Cause::Operator
+        } else if permit.action() == Action::RevokeLease && own {
+            Cause::Owner
+        } else {
+            return Err(if own { misfit() } else { no_such_lease(name) });
         };
         if !matches!(permit.resource(), Resource::DatabaseRole(role) if *role == lease.role) {
             return Err(misfit());

@@ -62,7 +62,7 @@ impl Leases {
                     }
                 }
                 WatchEnd::Unavailable(error) => {
-                    tracing::warn!(%error, "the leases' changes cannot be followed for now")
+                    tracing::warn!(%error, "the leases' changes cannot be followed for now");
                 }
             }
             sleep(PAUSE).await;
@@ -140,12 +140,8 @@ impl Inner {
     /// Why a live lease must end now, if it must.
     fn end_of(&self, lease: &Lease, now: Timestamp) -> Option<Cause> {
         let doomed = self.book().get(&lease.name).and_then(|held| held.doomed);
-        match lease.stage {
-            _ if doomed.is_some() => doomed,
-            Stage::Pending => Some(Cause::MintIncomplete),
-            _ if lease.expires <= now => Some(Cause::Expired),
-            _ => None,
-        }
+        let pending = (lease.stage == Stage::Pending).then_some(Cause::MintIncomplete);
+        doomed.or(pending).or((lease.expires <= now).then_some(Cause::Expired))
     }
 
     /// Tried again later, for ever.

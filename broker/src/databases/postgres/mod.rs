@@ -108,12 +108,10 @@ impl Users for Postgres {
         Box::pin(self.with_connection(async |client| {
             let query = "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname ^@ 'kf_'";
             let rows = client.simple_query(query).await.map_err(|error| self.statement_failure(error))?;
-            let tagged = rows.into_iter().filter_map(|message| match message {
-                SimpleQueryMessage::Row(row) => {
-                    let (name, tag) = (UserName::parse(row.get(0)?)?, Tag::parse(row.get(1)?)?);
-                    Some(Tagged { name, tag })
-                }
-                _ => None,
+            let tagged = rows.into_iter().filter_map(|message| {
+                let SimpleQueryMessage::Row(row) = message else { return None };
+                let (name, tag) = (UserName::parse(row.get(0)?)?, Tag::parse(row.get(1)?)?);
+                Some(Tagged { name, tag })
             });
             Ok(tagged.collect())
         }))
