@@ -165,6 +165,7 @@ impl Broker {
         let databases = databases::open(config.databases, &stores.providers, &clock)?;
         let secrets = Secrets::new(stores.providers, &config.cache, &clock)?;
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
+        let background = Background::default();
         let leases = Leases::open(Opening {
             databases,
             settings: config.leases,
@@ -172,6 +173,7 @@ impl Broker {
             node: config.node.name.clone(),
             clock: Arc::clone(&clock),
             failpoints,
+            stop: background.stop.child_token(),
         })
         .await?;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
@@ -224,7 +226,6 @@ impl Broker {
         });
 
         observe(&metrics, &parts);
-        let background = Background::default();
         let (watched, stop) = (Arc::clone(&tls), background.stop.clone());
         background.spawn(watched.watch(stop));
         background.spawn_every(config.policy.reload_interval, Arc::clone(&parts), reload_policies);

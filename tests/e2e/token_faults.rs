@@ -110,7 +110,7 @@ async fn mint_until_cut(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_under_mints_leaves_users_and_leases_that_agree() {
-    let (kills, mints) = (count("KEYFERRY_TEST_KILLS", 12), count("KEYFERRY_TEST_MINTS", 240));
+    let (kills, mints) = (count("KF_TEST_KILLS", 12), count("KF_TEST_MINTS", 240));
     let scene = Scene::new();
     let (minted, promised) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(BTreeSet::new())));
     for kill in 0..kills {
@@ -142,7 +142,7 @@ async fn kill_9_under_mints_leaves_users_and_leases_that_agree() {
 async fn a_broker_that_dies_between_any_two_steps_of_a_lease_recovers() {
     let scene = Scene::new();
     let mut promised = BTreeSet::new();
-    for round in 0..count("KEYFERRY_TEST_DEATHS", 1) {
+    for round in 0..count("KF_TEST_DEATHS", 1) {
         for point in Point::ALL {
             let mut program = Command::new(env!("CARGO_BIN_EXE_failing"));
             let mut broker = Process::start(program.arg(scene.path()).arg(format!("{point:?}")));

@@ -332,7 +332,7 @@ async fn an_incident_ends_all_leases_that_match() {
 
 /// How many expire at once; CI takes fewer than a release does.
 fn expiring() -> usize {
-    std::env::var("KEYFERRY_TEST_EXPIRING").map_or(100, |count| count.parse().unwrap())
+    std::env::var("KF_TEST_EXPIRING").map_or(100, |count| count.parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

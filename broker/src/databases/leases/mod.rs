@@ -79,6 +79,8 @@ pub struct Opening {
     pub node: String,
     pub clock: SharedClock,
     pub failpoints: Arc<dyn Failpoints>,
+    /// Cancelled, the workers end, also where nobody stops the leases in order.
+    pub stop: CancellationToken,
 }
 
 #[derive(Debug, Error)]
@@ -94,7 +96,7 @@ pub enum OpenError {
 impl Leases {
     /// Reads all leases, and starts to end those whose time is over.
     pub async fn open(opening: Opening) -> Result<Self, OpenError> {
-        let Opening { databases, settings, state, node, clock, failpoints } = opening;
+        let Opening { databases, settings, state, node, clock, failpoints, stop } = opening;
         let deployment = sweep::deployment(&state).await?;
         let leases = Self(Arc::new(Inner {
             databases,
@@ -107,7 +109,7 @@ impl Leases {
             failpoints,
             changed: Notify::new(),
             tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            stop,
         }));
         let revision = leases.read_all().await?;
         leases.start(revision)?;

@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use super::record::{Cause, Lease, Stage};
 use super::{Database, Inner, LeaseName, Leases, OpenError, new_name};
+use crate::clock::Timestamp;
 use crate::databases::users::Tagged;
 use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, RoleName};
@@ -65,6 +66,7 @@ impl Inner {
             let active = of_this.filter(|held| held.lease.stage == Stage::Active && !held.in_hand);
             active.map(|held| (held.lease.clone(), held.revision)).collect()
         };
+        let began = self.clock.now();
         let mut users = database.users.list().await?;
         users.retain(|user| user.tag.deployment == self.deployment);
         let there: std::collections::HashSet<_> = users.iter().map(|user| user.name.clone()).collect();
@@ -76,14 +78,22 @@ impl Inner {
             let _ = self.write(&gone, revision, Some(fence), |txn| txn).await?;
         }
         for user in users {
-            self.adopt_orphan(name, user, fence).await?;
+            self.adopt_orphan(name, user, began, fence).await?;
         }
         self.forget_requests().await
     }
 
     /// A user whose lease is over or unknown gets one that is being revoked.
-    async fn adopt_orphan(&self, database: &DatabaseName, user: Tagged, fence: Fence) -> Result<(), Failure> {
-        let known = |lease: &Lease| lease.user == user.name && !matches!(lease.stage, Stage::Revoked { .. });
+    async fn adopt_orphan(
+        &self,
+        database: &DatabaseName,
+        user: Tagged,
+        began: Timestamp,
+        fence: Fence,
+    ) -> Result<(), Failure> {
+        // One that was removed after the list was begun may be on it still.
+        let over = |lease: &Lease| matches!(lease.stage, Stage::Revoked { gone, .. } if gone < began);
+        let known = |lease: &Lease| lease.user == user.name && !over(lease);
         if self.book().get(&user.tag.lease).is_some_and(|held| known(&held.lease)) {
             return Ok(());
         }
