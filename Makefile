@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 WORKSPACE := --workspace --locked
 
 # What the tests call besides cargo: names from tools/versions.
-TEST_TOOLS := grpcurl oidc-issuers cloud-clients
+TEST_TOOLS := grpcurl oidc-issuers cloud-clients postgresql
 
 .DEFAULT_GOAL := help
 .PHONY: help dev sandbox test check lint fmt proto fmt-check clippy contract deny advisories
