@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a benchmark may stop at the first surprise"
 )]
 
@@ -149,16 +150,37 @@ fn uncontended_turn_of_the_guard(bencher: Bencher<'_, '_>) {
 fn cached_read(bencher: Bencher<'_, '_>) {
     let arrived = Arrived::new();
     let permit = arrived.admit(resource());
-    let (name, clock): (_, SharedClock) = (StoreName::from_id("main").unwrap(), Arc::new(SystemClock));
-    let hour = Duration::from_hours(1);
-    let freshness = Freshness { latest: hour, pinned: hour, labels: hour, stale: hour };
-    let settings = CacheSettings { size: 64 << 20, stores: [(name.clone(), freshness)].into() };
-    let provider: Arc<dyn Provider> = Arc::new(OneSecret);
-    let secrets = Secrets::new([(name, provider)].into(), &settings, &clock).unwrap();
+    let secrets = secrets(64 << 20);
     let read = || secrets.get(black_box(&permit), &VersionId::Latest, Demand::default());
     assert_eq!(arrived.runtime.block_on(read()).unwrap().source, Source::Provider);
     assert_eq!(at_once(read()).unwrap().source, Source::Cache);
     bencher.bench_local(|| at_once(read()).unwrap());
+}
+
+/// What a miss costs, and what a full cache occupies: the whole process, decisions and all, with 1 KiB in each secret.
+#[divan::bench(sample_count = 1, sample_size = 1)]
+fn a_hundred_thousand_loads_stay_resident(bencher: Bencher<'_, '_>) {
+    const SECRETS: usize = 100_000;
+    const BAR: usize = 250_000_000;
+    let arrived = Arrived::new();
+    let secrets = secrets(240 << 20);
+    let names = (0..SECRETS).map(|number| SecretName::parse(&format!("{SECRET}-{number}")).unwrap());
+    bencher.counter(ItemsCount::new(SECRETS)).bench_local(|| {
+        arrived.runtime.block_on(async {
+            for name in names.clone() {
+                let permit = arrived.admit(labelled(name));
+                secrets.get(&permit, &VersionId::Latest, Demand::default()).await.unwrap();
+            }
+        });
+    });
+    secrets.tidy();
+    let [values, _] = secrets.cache_accounts();
+    assert_eq!((values.entries, values.evicted), (SECRETS as u64, 0));
+    let resident = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = resident.split(' ').nth(1).unwrap().parse().unwrap();
+    let resident = pages * rustix::param::page_size();
+    println!("{} MB resident, {} MB by the cache's own count", resident / 1_000_000, values.bytes / 1_000_000);
+    assert!(resident < BAR, "{resident} bytes are resident");
 }
 
 #[divan::bench]
@@ -231,8 +253,21 @@ fn policy_text(count: usize) -> String {
 }
 
 fn resource() -> Resource {
-    let labels = Arc::new([("env".to_owned(), "prod".to_owned())].into());
-    Resource::Secret(SecretName::parse(SECRET).unwrap(), labels)
+    labelled(SecretName::parse(SECRET).unwrap())
+}
+
+fn labelled(secret: SecretName) -> Resource {
+    Resource::Secret(secret, Arc::new([("env".to_owned(), "prod".to_owned())].into()))
+}
+
+/// One store behind a cache of that size.
+fn secrets(size: u64) -> Secrets {
+    let (name, clock): (_, SharedClock) = (StoreName::from_id("main").unwrap(), Arc::new(SystemClock));
+    let hour = Duration::from_hours(1);
+    let freshness = Freshness { latest: hour, pinned: hour, labels: hour, stale: hour };
+    let settings = CacheSettings { size, stores: [(name.clone(), freshness)].into() };
+    let provider: Arc<dyn Provider> = Arc::new(OneSecret);
+    Secrets::new([(name, provider)].into(), &settings, &clock).unwrap()
 }
 
 fn circumstances() -> Circumstances {

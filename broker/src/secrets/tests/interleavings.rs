@@ -1,43 +1,48 @@
 //! Rotations racing loads, in orders that a seed decides.
+//!
+//! Callers are polled by hand and only the cache's own tasks run on a runtime: cheap enough for so many of them.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use futures_util::future::BoxFuture;
 
 use super::world::{World, id};
-use crate::error::Reason;
+use crate::error::{Failure, Reason};
 use crate::names::{SecretName, VersionId};
-use crate::secrets::{Demand, Newest, Revision, SecretBytes};
+use crate::secrets::{Changed, Demand, Newest, Read, Revision, SecretBytes, Source, VersionState};
 
 const INTERLEAVINGS: u64 = 100_000;
-const STEPS: usize = 8;
+const THREADS: u64 = 2;
+const STEPS: usize = 12;
 const READERS: usize = 3;
 
 #[test]
 fn no_reader_gets_what_is_older_than_what_was_confirmed_to_it() {
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64).min(8);
     std::thread::scope(|scope| {
-        for thread in 0..threads {
+        for thread in 0..THREADS {
             scope.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                // So small that whatever is kept is evicted by the next clean-up.
+                let world = World::sized(1);
+                world.store.script().holds = true;
                 let mut seen = Seen::default();
                 runtime.block_on(async {
-                    let world = World::new();
-                    world.store.script().holds = true;
-                    for seed in (thread..INTERLEAVINGS).step_by(usize::try_from(threads).unwrap()) {
-                        interleave(&world, seed, &mut seen).await;
+                    for seed in (0..INTERLEAVINGS / THREADS).map(|number| number * THREADS + thread) {
+                        Interleaving::new(&world, seed, &mut seen).run().await;
                     }
                 });
+                seen.evicted = world.secrets.cache_accounts()[0].evicted;
                 // A schedule that never came to the point would prove nothing.
                 for (what, count) in [
                     ("reads after a confirmation", seen.after_confirmation),
                     ("reads that demanded a revision", seen.demanding),
                     ("refusals of a disabled version", seen.refused),
                     ("answers from the cache", seen.cached),
+                    ("evictions", seen.evicted),
                 ] {
-                    assert!(count > INTERLEAVINGS / threads / 100, "only {count} {what}");
+                    assert!(count > INTERLEAVINGS / THREADS / 100, "only {count} {what}");
                 }
             });
         }
@@ -50,6 +55,7 @@ struct Seen {
     demanding: u64,
     refused: u64,
     cached: u64,
+    evicted: u64,
 }
 
 /// What all callers have been told so far, which is more than any one of them was.
@@ -60,132 +66,176 @@ struct Told {
     revision: Revision,
 }
 
-async fn interleave(world: &World, seed: u64, seen: &mut Seen) {
-    let mut random = Random(seed);
-    let secret = SecretName::parse(&format!("stores/main/secrets/s{seed}")).unwrap();
-    world.store.put(&secret, 1);
-    let told = Arc::new(Mutex::new(Told { newest: 1, ..Told::default() }));
-    let finished = Arc::new(Mutex::new(Vec::new()));
-    let mut tasks = JoinSet::new();
-    let mut busy = 0;
-    for _ in 0..STEPS {
-        match random.below(12) {
-            0..=3 if busy < READERS => {
-                busy += 1;
-                let known = told.lock().unwrap().clone();
-                let version = match random.below(4) {
-                    0 => VersionId::Exact((1 + random.below(known.newest)).to_string().into()),
-                    _ => VersionId::Latest,
-                };
-                let demand = Demand {
-                    max_age: (random.below(4) == 0).then_some(Duration::ZERO),
-                    min_revision: if random.below(3) == 0 { known.revision } else { Revision::default() },
-                    epoch: "",
-                };
-                let (secrets, secret, finished) = (world.secrets.clone(), secret.clone(), Arc::clone(&finished));
-                tasks.spawn(async move {
-                    let read = secrets.read(&secret, &version, demand).await;
-                    finished.lock().unwrap().push((known, version, demand, read));
-                });
+struct Interleaving<'a> {
+    world: &'a World,
+    seed: u64,
+    random: Random,
+    seen: &'a mut Seen,
+    secret: SecretName,
+    told: Told,
+    readers: usize,
+    callers: Vec<BoxFuture<'a, Done>>,
+}
+
+/// How a call ended.
+enum Done {
+    Read { known: Told, version: VersionId, demand: Demand<'static>, read: Result<Read, Failure> },
+    Added(Result<Changed, Failure>),
+    Disabled(u64, Result<Changed, Failure>),
+}
+
+impl<'a> Interleaving<'a> {
+    fn new(world: &'a World, seed: u64, seen: &'a mut Seen) -> Self {
+        let secret = SecretName::parse(&format!("stores/main/secrets/s{seed}")).unwrap();
+        world.store.put(&secret, 1);
+        let told = Told { newest: 1, ..Told::default() };
+        Self { world, seed, random: Random(seed), seen, secret, told, readers: 0, callers: Vec::new() }
+    }
+
+    async fn run(mut self) {
+        for _ in 0..STEPS {
+            self.step();
+            if self.random.below(2) == 0 {
+                tokio::task::yield_now().await;
+                self.poll();
             }
+        }
+        // Loads that nobody waits for any more must not run into the next interleaving either.
+        while !self.callers.is_empty() || self.world.store.script().under_way > 0 {
+            while self.world.store.held() > 0 {
+                self.release(None);
+            }
+            tokio::task::yield_now().await;
+            self.poll();
+        }
+        let mut script = self.world.store.script();
+        script.versions.clear();
+        script.lag = 0;
+    }
+
+    fn step(&mut self) {
+        let world = self.world;
+        match self.random.below(13) {
+            0..=3 if self.readers < READERS => self.read(),
             0..=6 if world.store.held() > 0 => {
-                let failure = (random.below(8) == 0).then_some(Reason::ProviderUnavailable);
-                world.store.release(random.below(world.store.held() as u64) as usize, failure);
+                let failure = (self.random.below(8) == 0).then_some(Reason::ProviderUnavailable);
+                self.release(failure);
             }
             7 => {
-                let (secrets, secret, told) = (world.secrets.clone(), secret.clone(), Arc::clone(&told));
-                tasks.spawn(async move {
-                    if let Ok(added) = secrets.add_to(secret, SecretBytes::new(Vec::new()), None).await {
-                        let mut told = told.lock().unwrap();
-                        told.newest = told.newest.max(added.version.id.parse().unwrap());
-                        told.revision = told.revision.max(added.revision);
-                    }
-                });
+                let secret = self.secret.clone();
+                let add = async move { world.secrets.add_to(secret, SecretBytes::new(Vec::new()), None).await };
+                self.call(async move { Done::Added(add.await) });
             }
             8 => {
-                let number = 1 + random.below(told.lock().unwrap().newest);
-                let (secrets, secret, told) = (world.secrets.clone(), secret.clone(), Arc::clone(&told));
-                tasks.spawn(async move {
-                    let version = VersionId::Exact(number.to_string().into());
-                    if let Ok(changed) = secrets.switch(secret, version, false).await {
-                        let mut told = told.lock().unwrap();
-                        told.disabled.insert(number);
-                        told.revision = told.revision.max(changed.revision);
-                    }
-                });
+                let number = 1 + self.random.below(self.told.newest);
+                let (secret, version) = (self.secret.clone(), exact(number));
+                let disable = async move { world.secrets.switch(secret, version, false).await };
+                self.call(async move { Done::Disabled(number, disable.await) });
             }
             9 => {
                 let mut script = world.store.script();
-                (script.lag, script.looks_late) = (random.below(3) as usize, random.below(2) == 0);
+                (script.lag, script.looks_late) = (self.random.below(3) as usize, self.random.below(2) == 0);
             }
-            10 => world.clock.advance(Duration::from_secs([1, 240, 301][random.below(3) as usize])),
+            10 => world.clock.advance(Duration::from_secs([1, 240, 301][self.random.below(3) as usize])),
             // Made elsewhere, and told by an event at the next revision.
             11 => {
                 let number = {
                     let mut script = world.store.script();
-                    let versions = script.versions.get_mut(&secret).unwrap();
-                    versions.push(crate::secrets::VersionState::Enabled);
+                    let versions = script.versions.get_mut(&self.secret).unwrap();
+                    versions.push(VersionState::Enabled);
                     versions.len() as u64
                 };
                 let revision = Revision::new(world.secrets.revisions().current().get() + 1);
                 let newest = Newest { id: number.to_string().into(), created: None };
-                world.secrets.invalidate(&secret, Some(newest), revision);
-                let mut told = told.lock().unwrap();
-                told.newest = told.newest.max(number);
-                told.revision = told.revision.max(revision);
+                world.secrets.invalidate(&self.secret, Some(newest), revision);
+                self.confirm(number, revision);
             }
+            12 => world.secrets.tidy(),
             _ => {}
         }
-        for _ in 0..random.below(4) {
-            tokio::task::yield_now().await;
-        }
-        check(&finished, &mut busy, seed, seen);
     }
-    while !tasks.is_empty() {
-        while world.store.held() > 0 {
-            world.store.release(random.below(world.store.held() as u64) as usize, None);
-        }
-        tokio::task::yield_now().await;
-        while let Some(ended) = tasks.try_join_next() {
-            ended.unwrap();
-        }
-    }
-    check(&finished, &mut busy, seed, seen);
-    // Loads that nobody waits for any more must not run into the next interleaving.
-    while world.store.script().under_way > 0 {
-        if world.store.held() > 0 {
-            world.store.release(0, None);
-        }
-        tokio::task::yield_now().await;
-    }
-    let mut script = world.store.script();
-    script.versions.clear();
-    script.lag = 0;
-}
 
-type Finished = (Told, VersionId, Demand<'static>, Result<crate::secrets::Read, crate::error::Failure>);
-
-fn check(finished: &Mutex<Vec<Finished>>, busy: &mut usize, seed: u64, seen: &mut Seen) {
-    for (known, version, demand, read) in finished.lock().unwrap().drain(..) {
-        *busy -= 1;
-        let read = match (id(&read), &read) {
-            (Ok(_), Ok(read)) => read,
-            (reason, _) => {
-                seen.refused += u64::from(reason == Err(Reason::VersionDisabled));
-                continue;
-            }
+    fn read(&mut self) {
+        let (world, secret, known) = (self.world, self.secret.clone(), self.told.clone());
+        let version = match self.random.below(4) {
+            0 => exact(1 + self.random.below(known.newest)),
+            _ => VersionId::Latest,
         };
-        let number: u64 = read.fetched.version.id.parse().unwrap();
-        assert_eq!(read.fetched.payload.expose(), number.to_string().as_bytes(), "seed {seed}");
+        let demand = Demand {
+            max_age: (self.random.below(4) == 0).then_some(Duration::ZERO),
+            min_revision: if self.random.below(3) == 0 { known.revision } else { Revision::default() },
+            epoch: "",
+        };
+        self.readers += 1;
+        self.call(async move {
+            let read = world.secrets.read(&secret, &version, demand).await;
+            Done::Read { known, version, demand, read }
+        });
+    }
+
+    fn release(&mut self, failure: Option<Reason>) {
+        let held = self.world.store.held() as u64;
+        self.world.store.release(self.random.below(held) as usize, failure);
+    }
+
+    fn call(&mut self, call: impl Future<Output = Done> + Send + 'a) {
+        self.callers.push(Box::pin(call));
+        self.advance(self.callers.len() - 1);
+    }
+
+    fn poll(&mut self) {
+        (0..self.callers.len()).rev().for_each(|index| self.advance(index));
+    }
+
+    fn advance(&mut self, index: usize) {
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(done) = self.callers[index].as_mut().poll(&mut context) {
+            drop(self.callers.swap_remove(index));
+            self.note(done);
+        }
+    }
+
+    fn note(&mut self, done: Done) {
+        match done {
+            Done::Read { known, version, demand, read } => {
+                self.readers -= 1;
+                self.check(&known, &version, demand, &read);
+            }
+            Done::Added(Ok(added)) => self.confirm(added.version.id.parse().unwrap(), added.revision),
+            Done::Disabled(number, Ok(changed)) => {
+                self.told.disabled.insert(number);
+                self.confirm(0, changed.revision);
+            }
+            Done::Added(Err(_)) | Done::Disabled(_, Err(_)) => {}
+        }
+    }
+
+    fn confirm(&mut self, newest: u64, revision: Revision) {
+        self.told.newest = self.told.newest.max(newest);
+        self.told.revision = self.told.revision.max(revision);
+    }
+
+    fn check(&mut self, known: &Told, version: &VersionId, demand: Demand<'_>, read: &Result<Read, Failure>) {
+        let (seed, seen) = (self.seed, &mut *self.seen);
+        let Ok(answer) = read else {
+            seen.refused += u64::from(id(read) == Err(Reason::VersionDisabled));
+            return;
+        };
+        let number: u64 = answer.fetched.version.id.parse().unwrap();
+        assert_eq!(answer.fetched.payload.expose(), number.to_string().as_bytes(), "seed {seed}");
         assert!(!known.disabled.contains(&number), "seed {seed}: {number} was disabled");
-        assert!(read.revision >= demand.min_revision, "seed {seed}: {} was demanded", demand.min_revision);
-        if version == VersionId::Latest {
+        assert!(answer.revision >= demand.min_revision, "seed {seed}: {} was demanded", demand.min_revision);
+        if *version == VersionId::Latest {
             assert!(number >= known.newest, "seed {seed}: {number} after {} was confirmed", known.newest);
         }
         seen.after_confirmation += u64::from(known.newest > 1);
         seen.demanding += u64::from(demand.min_revision > Revision::default());
-        seen.cached += u64::from(read.source == crate::secrets::Source::Cache);
+        seen.cached += u64::from(answer.source == Source::Cache);
     }
+}
+
+fn exact(number: u64) -> VersionId {
+    VersionId::Exact(number.to_string().into())
 }
 
 /// SplitMix64.
