@@ -142,7 +142,7 @@ fn uncontended_turn_of_the_guard(bencher: Bencher<'_, '_>) {
     let guard = Guard::new(StoreName::from_id("cloud").unwrap(), settings, Arc::new(SystemClock));
     let runtime = runtime();
     let _entered = runtime.enter();
-    bencher.bench_local(|| at_once(guard.call(Operation::Access, || async { Ok(()) })).unwrap());
+    bencher.bench_local(|| at_once(guard.call(Operation::Access, SECRET, || async { Ok(()) })).unwrap());
 }
 
 /// After admission: what a warm read costs inside the broker.

@@ -123,8 +123,9 @@ mod tests {
         assert_eq!(status(&name, Some(&guard)).health(), HealthState::Healthy);
         answer(&guard, Some(Reason::ProviderDenied)).await;
         assert_eq!(status(&name, Some(&guard)).health(), HealthState::Degraded);
-        for _ in 0..5 {
-            answer(&guard, Some(Reason::ProviderUnavailable)).await;
+        for about in ["a", "b", "c", "d", "e"] {
+            let silent = async { Err::<(), _>(Failure::new(Reason::ProviderUnavailable, "no")) };
+            guard.once(Operation::Access, about, silent).await.unwrap_err();
         }
         let status = status(&name, Some(&guard));
         assert_eq!((status.health(), status.circuit()), (HealthState::Unhealthy, CircuitState::Open));
@@ -157,7 +158,7 @@ mod tests {
 
     async fn answer(guard: &Guard, failure: Option<Reason>) {
         let outcome = failure.map_or(Ok(()), |reason| Err(Failure::new(reason, "no")));
-        assert_eq!(guard.once(Operation::Access, async { outcome }).await.is_ok(), failure.is_none());
+        assert_eq!(guard.once(Operation::Access, "db", async { outcome }).await.is_ok(), failure.is_none());
     }
 
     fn guard() -> (StoreName, Arc<Guard>) {

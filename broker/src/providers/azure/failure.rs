@@ -37,6 +37,17 @@ pub(super) enum About<'a> {
     Change(&'a SecretName, &'a str),
 }
 
+impl<'a> About<'a> {
+    pub(super) fn secret(self) -> Option<&'a SecretName> {
+        match self {
+            Self::Value(secret, _) | Self::Versions(secret) | Self::Addition(secret) | Self::Change(secret, _) => {
+                Some(secret)
+            }
+            Self::Secrets => None,
+        }
+    }
+}
+
 /// The words of one store.
 pub(super) struct Words {
     pub(super) vault: String,

@@ -111,7 +111,7 @@ impl Vault {
         let about = About::Addition(secret);
         let body = Addition { value, content_type, tags }.body().map_err(|error| self.words.garbage(error))?;
         let send = || {
-            self.guard.once(Operation::Write, async {
+            self.guard.once(Operation::Write, secret.as_str(), async {
                 let answer = self.client.set_secret(secret.id(), body.clone().into(), None).await;
                 let answer =
                     answer.map_err(|error| self.words.failure(about, self.bearer.subject().as_deref(), error))?;
@@ -183,7 +183,8 @@ impl Vault {
                 Sent::Unusable(error) => self.words.garbage(error),
             })
         };
-        self.with_token(|| self.guard.call(operation, sent)).await
+        let subject = about.secret().map_or(&*self.url, SecretName::as_str);
+        self.with_token(|| self.guard.call(operation, subject, sent)).await
     }
 
     /// A token that the vault refuses though it should live is replaced, once.

@@ -111,7 +111,8 @@ impl Requests {
             self.client.add_secret_version().set_parent(path.as_str()).set_payload(payload).send()
         };
         let add = &method::ADD_VERSION;
-        let send = |token| self.guard.once(add.operation, attempt(add, secret.as_str(), token, &request));
+        let send =
+            |token| self.guard.once(add.operation, secret.as_str(), attempt(add, secret.as_str(), token, &request));
         told::version(&self.with_live_token(send).await?, secret)
     }
 
@@ -139,7 +140,7 @@ impl Requests {
         let request = &request;
         let send = |token: Token| {
             let again = move || attempt(method, resource, token.clone(), request);
-            self.guard.call(method.operation, again)
+            self.guard.call(method.operation, resource, again)
         };
         self.with_live_token(send).await
     }

@@ -97,26 +97,32 @@ impl Guard {
         Arc::new(Self { store, settings, clock, heads: Default::default(), state: Mutex::new(state) })
     }
 
-    /// `request` sends one request, and may be called again where its failure is one that passes.
-    pub async fn call<T, F>(&self, operation: Operation, mut request: impl FnMut() -> F) -> Result<T, Failure>
+    /// `request` sends one request, and may be called again where its failure is one that passes. `about` names what it
+    /// asks for, so that one bad secret is told from a bad store.
+    pub async fn call<T, F>(
+        &self,
+        operation: Operation,
+        about: &str,
+        mut request: impl FnMut() -> F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let mut patience = self.settings.maximum_wait;
-        let mut turn = self.turn(operation, &mut patience).await?;
+        let mut turn = self.turn(operation, about, &mut patience).await?;
         let mut attempts = 1;
         loop {
             let failure = match self.attempt(turn, request()).await {
                 Err(failure) => failure,
                 answer => return answer,
             };
-            let Some(pause) = self.pause_before_retry(operation, attempts, &failure, patience) else {
+            let Some(pause) = self.pause_before_retry(operation, about, attempts, &failure, patience) else {
                 return Err(failure);
             };
             sleep(pause).await;
             patience = patience.saturating_sub(pause);
             // What the provider said last is worth more than why it is not asked again.
-            turn = match self.turn(operation, &mut patience).await {
+            turn = match self.turn(operation, about, &mut patience).await {
                 Ok(turn) => turn,
                 Err(_) => return Err(failure),
             };
@@ -128,9 +134,10 @@ impl Guard {
     pub async fn once<T>(
         &self,
         operation: Operation,
+        about: &str,
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let turn = self.turn(operation, &mut self.settings.maximum_wait.clone()).await?;
+        let turn = self.turn(operation, about, &mut self.settings.maximum_wait.clone()).await?;
         self.attempt(turn, request).await
     }
 
@@ -153,26 +160,37 @@ impl Guard {
     }
 
     /// Waits for the right to send one request, and takes what it waited off the patience.
-    async fn turn(&self, operation: Operation, patience: &mut Duration) -> Result<Turn<'_>, Failure> {
+    async fn turn<'a>(
+        &'a self,
+        operation: Operation,
+        about: &'a str,
+        patience: &mut Duration,
+    ) -> Result<Turn<'a>, Failure> {
         let now = self.clock.monotonic();
-        let _place = match self.enter(operation, now, *patience)? {
+        let _place = match self.enter(operation, about, now, *patience)? {
             Entry::Turn(turn) => return Ok(turn),
             Entry::Place(place) => place,
         };
         let until = now + *patience;
-        let turn = timeout(*patience, self.wait(operation, until)).await;
+        let turn = timeout(*patience, self.wait(operation, about, until)).await;
         *patience = until.saturating_duration_since(self.clock.monotonic());
         turn.unwrap_or_else(|_| Err(self.lock().refuse(self, operation, self.clock.monotonic())))
     }
 
     /// At once where nobody waits and nothing stands against it, else a place in the queue if it is worth waiting.
-    fn enter(&self, operation: Operation, now: Instant, patience: Duration) -> Result<Entry<'_>, Failure> {
+    fn enter<'a>(
+        &'a self,
+        operation: Operation,
+        about: &'a str,
+        now: Instant,
+        patience: Duration,
+    ) -> Result<Entry<'a>, Failure> {
         let mut state = self.lock();
-        state.breaker.check(now).map_err(|wait| self.circuit_open(wait))?;
+        state.breaker.check(about, now).map_err(|wait| self.circuit_open(wait))?;
         let queue = &mut state.queues[operation as usize];
         let wait = queue.forecast(now);
         if wait.is_zero() && queue.waiting == 0 {
-            return self.admit(&mut state, operation, now).map(Entry::Turn);
+            return self.admit(&mut state, operation, about, now).map(Entry::Turn);
         }
         if wait > patience || queue.waiting >= MAX_WAITING {
             return Err(state.refuse(self, operation, now));
@@ -182,16 +200,16 @@ impl Guard {
     }
 
     /// Only the head of the queue watches the time; the others wait to become it.
-    async fn wait(&self, operation: Operation, until: Instant) -> Result<Turn<'_>, Failure> {
+    async fn wait<'a>(&'a self, operation: Operation, about: &'a str, until: Instant) -> Result<Turn<'a>, Failure> {
         let _head = self.heads[operation as usize].lock().await;
         loop {
             let wait = {
                 let now = self.clock.monotonic();
                 let mut state = self.lock();
-                state.breaker.check(now).map_err(|wait| self.circuit_open(wait))?;
+                state.breaker.check(about, now).map_err(|wait| self.circuit_open(wait))?;
                 let wait = state.queues[operation as usize].next_turn(now);
                 if wait.is_zero() {
-                    return self.admit(&mut state, operation, now);
+                    return self.admit(&mut state, operation, about, now);
                 }
                 if now + wait > until {
                     return Err(state.refuse(self, operation, now));
@@ -202,8 +220,14 @@ impl Guard {
         }
     }
 
-    fn admit(&self, state: &mut State, operation: Operation, now: Instant) -> Result<Turn<'_>, Failure> {
-        let ticket = state.breaker.admit(now).map_err(|wait| self.circuit_open(wait))?;
+    fn admit<'a>(
+        &'a self,
+        state: &mut State,
+        operation: Operation,
+        about: &'a str,
+        now: Instant,
+    ) -> Result<Turn<'a>, Failure> {
+        let ticket = state.breaker.admit(about, now).map_err(|wait| self.circuit_open(wait))?;
         state.queues[operation as usize].take(now);
         Ok(Turn { guard: self, operation, ticket: Some(ticket) })
     }
@@ -212,6 +236,7 @@ impl Guard {
     fn pause_before_retry(
         &self,
         operation: Operation,
+        about: &str,
         attempts: u32,
         failure: &Failure,
         patience: Duration,
@@ -220,7 +245,7 @@ impl Guard {
         let mut state = self.lock();
         let backoff = retry::backoff(attempts, Verdict::of(failure), &mut state.jitter)?;
         let wait = backoff.max(state.queues[operation as usize].forecast(now));
-        let worth = wait <= patience && state.breaker.check(now).is_ok();
+        let worth = wait <= patience && state.breaker.check(about, now).is_ok();
         (worth && state.retries.spend()).then_some(backoff)
     }
 
@@ -267,7 +292,7 @@ impl State {
         Failure::new(Reason::ProviderBudgetExhausted, message).retry_after(wait)
     }
 
-    fn record(&mut self, guard: &Guard, operation: Operation, ticket: Ticket, failure: Option<&Failure>) {
+    fn record(&mut self, guard: &Guard, operation: Operation, ticket: Ticket<'_>, failure: Option<&Failure>) {
         let (now, wall) = (guard.clock.monotonic(), guard.clock.now());
         let verdict = failure.map_or(Verdict::Answered, Verdict::of);
         let store = guard.store.as_str();
@@ -330,7 +355,7 @@ impl Drop for Place<'_> {
 struct Turn<'g> {
     guard: &'g Guard,
     operation: Operation,
-    ticket: Option<Ticket>,
+    ticket: Option<Ticket<'g>>,
 }
 
 impl Turn<'_> {

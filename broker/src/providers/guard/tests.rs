@@ -46,7 +46,7 @@ async fn whatever_comes_and_goes_no_window_is_over_budget_and_no_turn_is_lost() 
             let impatient = random.below(3) == 0;
             let throttled = random.below(50) == 0;
             tasks.spawn(async move {
-                let call = world.guard.call(Operation::Access, || {
+                let call = world.guard.call(Operation::Access, "db", || {
                     world.note(key);
                     let wait = Duration::from_secs(throttled.into());
                     async move { if throttled { Err(throttle(wait)) } else { Ok(()) } }
@@ -86,7 +86,7 @@ async fn a_wait_beyond_patience_is_refused_at_once_with_the_time_that_it_takes()
     assert!(refusal.message().contains("10 access requests in 60s") && refusal.message().contains("access_budget"));
     assert_eq!(world.guard.account().ledger[0].refused, 1);
     // Another class has a budget of its own.
-    world.guard.call(Operation::Metadata, || async { Ok(()) }).await.unwrap();
+    world.guard.call(Operation::Metadata, "db", || async { Ok(()) }).await.unwrap();
 
     sleep(36 * SECOND).await;
     world.read(11).await.unwrap();
@@ -123,14 +123,14 @@ async fn waiters_that_leave_give_their_turns_on() {
 async fn retry_after_is_honoured_by_the_call_itself_and_by_all_that_come_meanwhile() {
     let world = World::new(settings(100, SECOND, MINUTE));
     let (began, tries) = (world.now(), AtomicU32::new(0));
-    let first = world.guard.call(Operation::Access, || {
+    let first = world.guard.call(Operation::Access, "db", || {
         world.note(0);
         let first = tries.fetch_add(1, Ordering::Relaxed) == 0;
         async move { if first { Err(throttle(7 * SECOND)) } else { Ok(()) } }
     });
     let others = async {
         sleep(SECOND).await;
-        world.guard.call(Operation::Metadata, || async { Ok(()) }).await.unwrap();
+        world.guard.call(Operation::Metadata, "db", || async { Ok(()) }).await.unwrap();
         assert_eq!(world.now() - began, SECOND, "another class is not held up");
         world.read(1).await.unwrap();
     };
@@ -145,7 +145,7 @@ async fn retry_after_is_honoured_by_the_call_itself_and_by_all_that_come_meanwhi
 #[tokio::test(start_paused = true)]
 async fn a_pause_beyond_patience_is_told_to_whoever_asks() {
     let world = World::new(settings(100, SECOND, 5 * SECOND));
-    let throttled = world.guard.call(Operation::Access, || {
+    let throttled = world.guard.call(Operation::Access, "db", || {
         world.note(0);
         async { Err::<(), _>(throttle(MINUTE)) }
     });
@@ -159,7 +159,7 @@ async fn a_pause_beyond_patience_is_told_to_whoever_asks() {
     world.read(2).await.unwrap();
 
     // No header shuts a store for a year.
-    let _ = world.guard.once(Operation::Access, async { Err::<(), _>(throttle(MINUTE * 525_600)) }).await;
+    let _ = world.guard.once(Operation::Access, "db", async { Err::<(), _>(throttle(MINUTE * 525_600)) }).await;
     assert!(wait(&world.read(3).await.unwrap_err()) <= 6 * MINUTE);
 }
 
@@ -169,14 +169,14 @@ async fn throttled_without_a_time_it_pauses_for_longer_each_time_in_a_row() {
     let throttled = || async { Err::<(), _>(Failure::new(Reason::ProviderThrottled, "slow down")) };
     for longest in [1, 2, 4, 8, 16, 30, 30] {
         // Those that were under way together are one throttling.
-        let many = (0..20).map(|_| world.guard.once(Operation::Access, throttled()));
+        let many = (0..20).map(|_| world.guard.once(Operation::Access, "db", throttled()));
         futures_util::future::join_all(many).await;
         let pause = wait(&world.read(0).await.unwrap_err());
         assert!(pause >= longest * SECOND / 2 && pause <= longest * SECOND, "{pause:?} of {longest} s");
         sleep(pause).await;
     }
     world.read(0).await.unwrap();
-    let _ = world.guard.once(Operation::Access, throttled()).await;
+    let _ = world.guard.once(Operation::Access, "db", throttled()).await;
     assert!(wait(&world.read(0).await.unwrap_err()) <= SECOND);
 }
 
@@ -208,7 +208,7 @@ async fn an_outage_opens_the_circuit_and_one_probe_at_a_time_finds_its_end() {
     let calls = (0..1_000).map(|key| {
         let world = world.clone();
         async move {
-            let request = world.guard.once(Operation::Access, async {
+            let request = world.guard.once(Operation::Access, "db", async {
                 world.note(key);
                 sleep(SECOND).await;
                 Ok(())
@@ -233,7 +233,7 @@ async fn those_that_wait_when_the_circuit_opens_are_told_and_do_not_rush_in_when
         let (world, down) = (world.clone(), Arc::clone(&down));
         tasks.spawn(async move {
             loop {
-                let request = world.guard.once(Operation::Access, async {
+                let request = world.guard.once(Operation::Access, about(key), async {
                     world.note(key);
                     if down.load(Ordering::Relaxed) == 1 { Err(silence()) } else { Ok(()) }
                 });
@@ -265,8 +265,9 @@ async fn what_is_an_answer_or_our_own_trouble_does_not_open_the_circuit() {
         Reason::PayloadCorrupt,
     ];
     for reason in no_outage {
-        for _ in 0..20 {
-            let outcome = world.guard.call(Operation::Access, || async { Err::<(), _>(Failure::new(reason, "no")) });
+        for key in 0..20 {
+            let outcome =
+                world.guard.call(Operation::Access, about(key), || async { Err::<(), _>(Failure::new(reason, "no")) });
             assert_eq!(outcome.await.unwrap_err().reason(), reason);
         }
     }
@@ -274,11 +275,34 @@ async fn what_is_an_answer_or_our_own_trouble_does_not_open_the_circuit() {
     assert_eq!((account.circuit, account.retries), (Circuit::Closed, 0));
     // An answer between two silences ends the row.
     for _ in 0..10 {
-        for _ in 0..4 {
-            world.guard.once(Operation::Access, async { Err::<(), _>(silence()) }).await.unwrap_err();
+        for key in 0..4 {
+            world.guard.once(Operation::Access, about(key), async { Err::<(), _>(silence()) }).await.unwrap_err();
         }
-        let _ = world.guard.once(Operation::Access, async { Err::<(), _>(denial()) }).await;
+        let _ = world.guard.once(Operation::Access, "db", async { Err::<(), _>(denial()) }).await;
     }
+    assert_eq!(world.guard.account().circuit, Circuit::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_secret_that_never_answers_shuts_no_store_and_does_not_keep_it_shut() {
+    let world = World::new(settings(1_000, SECOND, 5 * SECOND));
+    let flapping = async || world.guard.once(Operation::Access, "flaps", async { Err::<(), _>(silence()) }).await;
+    for _ in 0..100 {
+        assert_eq!(flapping().await.unwrap_err().reason(), Reason::ProviderUnavailable);
+    }
+    assert_eq!(world.guard.account().circuit, Circuit::Closed);
+
+    // An outage opens it. Whoever failed the probe gives way to the others at the next, and alone probes all the same.
+    world.fail_until_open().await;
+    sleep(SECOND).await;
+    assert_eq!(flapping().await.unwrap_err().reason(), Reason::ProviderUnavailable);
+    let others = wait(&world.read(0).await.unwrap_err());
+    assert_eq!(wait(&flapping().await.unwrap_err()), others + SECOND);
+    sleep(others + SECOND).await;
+    assert_eq!(flapping().await.unwrap_err().reason(), Reason::ProviderUnavailable);
+    sleep(wait(&world.read(0).await.unwrap_err())).await;
+    assert_eq!(flapping().await.unwrap_err().reason(), Reason::CircuitOpen);
+    world.read(0).await.unwrap();
     assert_eq!(world.guard.account().circuit, Circuit::Closed);
 }
 
@@ -287,7 +311,7 @@ async fn a_probe_that_is_abandoned_leaves_the_next_caller_to_probe() {
     let world = World::new(settings(1_000, SECOND, SECOND));
     world.fail_until_open().await;
     sleep(SECOND).await;
-    let hangs = world.guard.once(Operation::Access, std::future::pending::<Result<(), Failure>>());
+    let hangs = world.guard.once(Operation::Access, "db", std::future::pending::<Result<(), Failure>>());
     timeout(SECOND, hangs).await.unwrap_err();
     world.read(0).await.unwrap();
     assert_eq!(world.guard.account().circuit, Circuit::Closed);
@@ -296,7 +320,7 @@ async fn a_probe_that_is_abandoned_leaves_the_next_caller_to_probe() {
 #[tokio::test(start_paused = true)]
 async fn what_was_sent_before_the_circuit_changed_says_nothing_about_now() {
     let world = World::new(settings(1_000, SECOND, SECOND));
-    let late = world.guard.once(Operation::Access, async {
+    let late = world.guard.once(Operation::Access, "db", async {
         sleep(3 * SECOND / 2).await;
         Err::<(), _>(silence())
     });
@@ -304,8 +328,8 @@ async fn what_was_sent_before_the_circuit_changed_says_nothing_about_now() {
         world.fail_until_open().await;
         sleep(SECOND).await;
         world.read(0).await.unwrap();
-        for _ in 0..4 {
-            world.guard.once(Operation::Access, async { Err::<(), _>(silence()) }).await.unwrap_err();
+        for key in 0..4 {
+            world.guard.once(Operation::Access, about(key), async { Err::<(), _>(silence()) }).await.unwrap_err();
         }
     };
     let (_, ()) = tokio::join!(late, meanwhile);
@@ -320,7 +344,7 @@ async fn an_outage_is_not_multiplied_by_retries() {
     for key in 0..calls {
         let sent = world.sent().len();
         while world.sent().len() == sent {
-            let outcome = world.guard.call(Operation::Access, || {
+            let outcome = world.guard.call(Operation::Access, about(key), || {
                 world.note(key);
                 async { Err::<(), _>(silence()) }
             });
@@ -339,7 +363,7 @@ async fn an_outage_is_not_multiplied_by_retries() {
     let mut random = Random(7);
     let mut failed = 0;
     for key in 0..calls {
-        let outcome = world.guard.call(Operation::Access, || {
+        let outcome = world.guard.call(Operation::Access, about(key), || {
             world.note(key);
             let fails = world.sent().len().is_multiple_of(2) && random.below(100) < 99;
             async move { if fails { Err(silence()) } else { Ok(()) } }
@@ -355,7 +379,7 @@ async fn an_outage_is_not_multiplied_by_retries() {
 async fn a_failure_that_passes_is_tried_again_and_one_that_lasts_is_not() {
     let world = World::new(settings(100, SECOND, MINUTE));
     let tries = AtomicU32::new(0);
-    let answer = world.guard.call(Operation::Access, || {
+    let answer = world.guard.call(Operation::Access, "db", || {
         let attempt = tries.fetch_add(1, Ordering::Relaxed);
         async move { if attempt < 2 { Err(silence()) } else { Ok(attempt) } }
     });
@@ -364,7 +388,7 @@ async fn a_failure_that_passes_is_tried_again_and_one_that_lasts_is_not() {
 
     for (failure, expected) in [(silence as fn() -> Failure, 3), (denial, 1)] {
         tries.store(0, Ordering::Relaxed);
-        let outcome = world.guard.call(Operation::Access, || {
+        let outcome = world.guard.call(Operation::Access, "db", || {
             tries.fetch_add(1, Ordering::Relaxed);
             async move { Err::<(), _>(failure()) }
         });
@@ -377,7 +401,7 @@ async fn a_failure_that_passes_is_tried_again_and_one_that_lasts_is_not() {
 async fn an_attempt_that_hangs_ends_in_time_and_a_write_is_never_sent_twice() {
     let world = World::new(settings(100, SECOND, MINUTE));
     let began = world.now();
-    let hangs = world.guard.once(Operation::Write, async {
+    let hangs = world.guard.once(Operation::Write, "db", async {
         world.note(0);
         std::future::pending::<Result<(), Failure>>().await
     });
@@ -385,7 +409,7 @@ async fn an_attempt_that_hangs_ends_in_time_and_a_write_is_never_sent_twice() {
     assert_eq!((failure.reason(), world.now() - began), (Reason::ProviderUnavailable, 10 * SECOND));
     assert!(failure.message().contains("within 10s") && failure.message().contains("may have been made"));
     assert_eq!(world.sent().len(), 1);
-    let hangs = world.guard.call(Operation::Access, std::future::pending::<Result<(), Failure>>);
+    let hangs = world.guard.call(Operation::Access, "db", std::future::pending::<Result<(), Failure>>);
     assert!(hangs.await.unwrap_err().message().contains("retry"));
     assert!(world.now() - began < 45 * SECOND);
 }
@@ -433,6 +457,11 @@ fn settings(limit: u32, window: Duration, maximum_wait: Duration) -> GuardSettin
     GuardSettings { access: budget, metadata: budget, write: budget, maximum_wait, request_timeout: 10 * SECOND }
 }
 
+/// What the request is about.
+fn about(key: u32) -> &'static str {
+    ["a", "b", "c"][key as usize % 3]
+}
+
 fn silence() -> Failure {
     Failure::new(Reason::ProviderUnavailable, "nobody there")
 }
@@ -475,16 +504,17 @@ impl World {
             self.note(key);
             async { Ok(()) }
         };
-        self.guard.call(Operation::Access, request).await
+        self.guard.call(Operation::Access, "db", request).await
     }
 
     async fn fail_until_open(&self) {
         while !matches!(self.guard.account().circuit, Circuit::Open { .. }) {
+            let sent = u32::try_from(self.sent().len()).unwrap();
             let failing = async {
                 self.note(0);
                 Err::<(), _>(silence())
             };
-            self.guard.once(Operation::Access, failing).await.unwrap_err();
+            self.guard.once(Operation::Access, about(sent), failing).await.unwrap_err();
         }
     }
 

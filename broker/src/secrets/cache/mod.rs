@@ -173,8 +173,8 @@ where
                 return found(&slot, Source::Cache);
             }
             // While the store fails, who would only wait for one more failure is served at once.
-            if slot.may_serve_stale(demand, now) && want.supply.standing.is_unsteady(now) {
-                if let Some(refresh) = want.supply.standing.claim(now) {
+            if slot.may_serve_stale(demand, now) && want.supply.standing.is_unsteady(want.secret, now) {
+                if let Some(refresh) = want.supply.standing.claim(want.secret, now) {
                     self.load_in_background(&want, Some(refresh), load());
                 }
                 self.counts.stale.add(1);
@@ -303,8 +303,8 @@ where
 
     fn refresh_ahead(self: &Arc<Self>, want: &Want<'_, K>, slot: &Slot<V>, now: Instant, load: impl Fn() -> Load<V>) {
         let standing = &want.supply.standing;
-        let refresh = if standing.is_unsteady(now) {
-            let Some(refresh) = standing.claim(now) else { return };
+        let refresh = if standing.is_unsteady(want.secret, now) {
+            let Some(refresh) = standing.claim(want.secret, now) else { return };
             Some(refresh)
         } else {
             None
@@ -360,9 +360,9 @@ where
         let standing = &trip.supply.standing;
         let now = self.clock.monotonic();
         if unanswered {
-            standing.failed(now);
+            standing.failed(secret, now);
         } else {
-            standing.answered(now);
+            standing.answered(secret, now);
         }
         let early = self.spread.hash_one((secret, number)) as u8;
         let slot = Arc::new(Slot::new(outcome, stamp, trip.life, trip.supply.stale, f64::from(early) / 256.0));

@@ -141,6 +141,30 @@ async fn nothing_stale_outlives_an_event_of_its_secret() {
 }
 
 #[tokio::test]
+async fn one_secret_that_always_fails_keeps_no_other_stale() {
+    let world = World::new();
+    world.store.script().holds = true;
+    let fail = async || {
+        let read = world.begin(Demand::default());
+        until(|| world.store.held() == 1).await;
+        world.store.release(0, Some(Reason::ProviderUnavailable));
+        read.await.unwrap()
+    };
+    world.store.put(&name(0), 1);
+    for _ in 0..10 {
+        for _ in 0..3 {
+            assert_eq!(id(&fail().await), Err(Reason::ProviderUnavailable));
+        }
+        let secrets = world.secrets.clone();
+        let other = tokio::spawn(async move { secrets.read(&name(0), &VersionId::Latest, Demand::default()).await });
+        until(|| world.store.held() == 1).await;
+        world.store.release(0, None);
+        assert_eq!(other.await.unwrap().unwrap().source, Source::Provider);
+        world.clock.advance(FRESHNESS.latest);
+    }
+}
+
+#[tokio::test]
 async fn who_reads_what_is_stale_does_not_wait_while_the_store_is_known_to_fail() {
     let world = World::new();
     world.store.put(&db(), 1);
