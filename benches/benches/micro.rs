@@ -36,7 +36,7 @@ use keyferry_broker::providers::guard::{Budget, Guard, GuardSettings, Operation}
 use keyferry_broker::rpc::{self, Binding, PageTokens};
 use keyferry_broker::secrets::{
     CacheSettings, Demand, Fetched, Freshness, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, Secrets,
-    Source, VersionInfo, VersionState,
+    Source, Switched, VersionInfo, VersionState,
 };
 use keyferry_broker::transport::{Connection, Drain, Tls, serve};
 use keyferry_proto::v1::GetSecretRequest;
@@ -299,7 +299,8 @@ impl Arrived {
         let policies = PolicyStore::open(config.policy.directory, clock.clone()).unwrap();
         // No bench waits for its caller's quota.
         let read = Bucket { rate: 1_000_000_000, burst: u32::MAX };
-        let gate = Gate::new(policies, Quota::new(QuotaSettings { read, ..config.quota }, clock.clone()));
+        let quota = QuotaSettings { read, distinct_secrets: u32::MAX, ..config.quota };
+        let gate = Gate::new(policies, Quota::new(quota, clock.clone()));
         let tls = Tls::load(&config.tls, clock.clone()).unwrap();
         let runtime = runtime();
         let issuers = config.issuers.into_values().collect();
@@ -393,7 +394,7 @@ impl Provider for OneSecret {
         _: &'a SecretName,
         _: &'a VersionId,
         _: bool,
-    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+    ) -> BoxFuture<'a, Result<Switched, Failure>> {
         Box::pin(ready(Err(not_here())))
     }
 }

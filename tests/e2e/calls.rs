@@ -47,6 +47,8 @@ async fn a_disabled_version_is_refused_until_it_is_enabled_again() {
     let request = DisableSecretVersionRequest { name: name.clone(), ..Default::default() };
     let disabled = operator.disable_secret_version(request).await.unwrap().into_inner().version.unwrap();
     assert_eq!(disabled.state(), SecretVersionState::Disabled);
+    let request = DisableSecretVersionRequest { name: name.clone(), ..Default::default() };
+    assert_eq!(operator.disable_secret_version(request).await.unwrap().into_inner().revision, 0, "nothing changed");
     assert_eq!(refused(get(&mut client, "db").await), "VERSION_DISABLED");
 
     let request = EnableSecretVersionRequest { name, ..Default::default() };
@@ -102,6 +104,16 @@ async fn a_batch_answers_each_entry_for_itself() {
     let twice = BatchGetSecretsRequest { requests: vec![ask("x"), ask("x")] };
     assert_eq!(refused(client.batch_get_secrets(twice).await), "INVALID_ARGUMENT");
     assert_eq!(refused(client.batch_get_secrets(BatchGetSecretsRequest::default()).await), "INVALID_ARGUMENT");
+    let mut batch = async |count: usize| {
+        // A version and `latest` are two reads, though they answer alike.
+        let name = |index| if index == 0 { "a/versions/1".to_owned() } else { format!("a{}", &"b".repeat(index - 1)) };
+        let requests = (0..count).map(|index| ask(&format!("stores/local/secrets/{}", name(index)))).collect();
+        client.batch_get_secrets(BatchGetSecretsRequest { requests }).await.map(tonic::Response::into_inner)
+    };
+    let results = batch(100).await.unwrap().results;
+    let read = results.iter().take_while(|entry| matches!(entry.result, Some(Entry::Secret(_)))).count();
+    assert_eq!((results.len(), read), (100, 2));
+    assert_eq!(refused(batch(101).await), "INVALID_ARGUMENT");
 }
 
 #[tokio::test]

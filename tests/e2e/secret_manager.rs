@@ -99,7 +99,7 @@ async fn a_version_in_the_wrong_state_is_told_from_one_that_is_not_there() {
         assert_eq!(refused.reason(), Reason::VersionDestroyed);
     }
     let newest = store.set_enabled(&secret("db"), &VersionId::Latest, false).await.unwrap();
-    assert_eq!(&*newest.id, "3", "latest is resolved before it is changed");
+    assert_eq!(&*newest.version.id, "3", "latest is resolved before it is changed");
     assert_eq!(refused(&store, "db", &VersionId::Latest).await.reason(), Reason::VersionDisabled);
 
     // A broker that may read values and nothing else cannot take the second look, and says what it knows.

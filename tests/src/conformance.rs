@@ -257,7 +257,7 @@ impl<C: AsyncFn(&SecretName)> Suite<'_, C> {
     }
 
     async fn set(&self, secret: &SecretName, version: &VersionInfo, enabled: bool) -> VersionInfo {
-        self.provider.set_enabled(secret, &exact(version), enabled).await.unwrap()
+        self.provider.set_enabled(secret, &exact(version), enabled).await.unwrap().version
     }
 
     async fn assert_reads(&self, secret: &SecretName, asked: &VersionId, version: &VersionInfo, payload: &[u8]) {

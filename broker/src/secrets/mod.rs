@@ -14,6 +14,6 @@ mod tests;
 pub use bytes::SecretBytes;
 pub use cache::{CacheAccount, Demand, Freshness, Source};
 pub use newest::Newest;
-pub use provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, VersionInfo, VersionState};
+pub use provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, Switched, VersionInfo, VersionState};
 pub use revision::{Revision, Revisions};
 pub use service::{CacheSettings, Changed, Read, Refreshed, Secrets, no_such_secret};

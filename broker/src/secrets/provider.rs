@@ -43,7 +43,15 @@ pub trait Provider: Send + Sync {
         secret: &'a SecretName,
         version: &'a VersionId,
         enabled: bool,
-    ) -> BoxFuture<'a, Result<VersionInfo, Failure>>;
+    ) -> BoxFuture<'a, Result<Switched, Failure>>;
+}
+
+/// A version as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switched {
+    pub version: VersionInfo,
+    /// False where it was so already; true, too, where the provider does not tell.
+    pub changed: bool,
 }
 
 /// A payload with the version it really is.

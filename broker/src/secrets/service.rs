@@ -10,7 +10,7 @@ use super::SecretBytes;
 use super::cache::{Cache, CacheAccount, Demand, Freshness, Kept, Load, Source, Supply, Want};
 use super::errands::Errands;
 use super::newest::{Confirmed, Newest, fetch_latest};
-use super::provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, VersionInfo};
+use super::provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, Switched, VersionInfo};
 use super::revision::{Revision, Revisions};
 use crate::admission::{Permit, Resource};
 use crate::clock::{SharedClock, Timestamp};
@@ -59,7 +59,7 @@ pub struct Read {
     pub revision: Revision,
 }
 
-/// A version that was changed, and the revision from which on every read reflects it.
+/// A version that was changed, and the revision from which on every read reflects it; zero where it was so already.
 #[derive(Clone, Debug)]
 pub struct Changed {
     pub version: VersionInfo,
@@ -256,7 +256,7 @@ impl Secrets {
             if let Ok(version) = &added {
                 this.0.confirmed.confirm(&secret, version.into());
             }
-            this.concluded(&secret, added)
+            this.concluded(&secret, added.map(|version| Switched { version, changed: true }))
         })
         .await
     }
@@ -291,15 +291,16 @@ impl Secrets {
         })
     }
 
-    fn concluded(&self, secret: &SecretName, outcome: Result<VersionInfo, Failure>) -> Result<Changed, Failure> {
+    fn concluded(&self, secret: &SecretName, outcome: Result<Switched, Failure>) -> Result<Changed, Failure> {
         let is_certain = outcome.as_ref().err().is_some_and(|failure| was_not_made(failure.reason()));
         if is_certain {
             return Err(outcome.err().map_or_else(misfit, in_our_words(secret)));
         }
+        // Also where nothing changed now: what is kept may be from before a change that nobody told of.
         let revision = self.0.revisions.advance();
         self.invalidate(secret, None, revision);
-        let version = outcome.map_err(in_our_words(secret))?;
-        Ok(Changed { version, revision })
+        let Switched { version, changed } = outcome.map_err(in_our_words(secret))?;
+        Ok(Changed { version, revision: if changed { revision } else { Revision::default() } })
     }
 
     fn fetching(&self, provider: &Arc<dyn Provider>, secret: &SecretName, version: &VersionId) -> Load<Arc<Fetched>> {

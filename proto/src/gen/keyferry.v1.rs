@@ -946,13 +946,13 @@ pub struct QuotaLedgerEntry {
     /// The window that the limit counts over.
     #[prost(message, optional, tag = "2")]
     pub window: ::core::option::Option<::prost_types::Duration>,
-    /// Requests that the operator allows this broker, all replicas together, in a window.
+    /// Requests that the operator allows this replica in a window; each replica counts for itself.
     #[prost(int64, tag = "3")]
     pub limit: i64,
     /// Requests made in the present window.
     #[prost(int64, tag = "4")]
     pub used: i64,
-    /// Requests left in it for this replica.
+    /// Requests left in it.
     #[prost(int64, tag = "5")]
     pub left: i64,
     /// Requests expected by the end of the window at the present rate.
@@ -4182,7 +4182,8 @@ pub struct EnableSecretVersionResponse {
     /// The version as it is now.
     #[prost(message, optional, tag = "1")]
     pub version: ::core::option::Option<SecretVersion>,
-    /// The rotation log's revision of the change, for min_revision. 0 when nothing changed.
+    /// The rotation log's revision of the change, for min_revision. 0 when nothing changed; where the store does not tell,
+    /// as Google does not, it counts as a change.
     #[prost(int64, tag = "2")]
     pub revision: i64,
     /// The epoch that the revision belongs to.
@@ -4208,7 +4209,8 @@ pub struct DisableSecretVersionResponse {
     /// The version as it is now.
     #[prost(message, optional, tag = "1")]
     pub version: ::core::option::Option<SecretVersion>,
-    /// The rotation log's revision of the change, for min_revision. 0 when nothing changed.
+    /// The rotation log's revision of the change, for min_revision. 0 when nothing changed; where the store does not tell,
+    /// as Google does not, it counts as a change.
     #[prost(int64, tag = "2")]
     pub revision: i64,
     /// The epoch that the revision belongs to.

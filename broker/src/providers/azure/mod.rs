@@ -26,7 +26,9 @@ use crate::names::{NameError, SecretName, StoreName, VersionId};
 use crate::providers::catalogue::Catalogue;
 use crate::providers::credential::Credential;
 use crate::providers::guard::Guard;
-use crate::secrets::{Fetched, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, VersionInfo, VersionState};
+use crate::secrets::{
+    Fetched, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, Switched, VersionInfo, VersionState,
+};
 
 const MAX_NAME: usize = 127;
 const VERSION_LENGTH: usize = 32;
@@ -213,7 +215,7 @@ impl Provider for AzureStore {
         secret: &'a SecretName,
         version: &'a VersionId,
         enabled: bool,
-    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+    ) -> BoxFuture<'a, Result<Switched, Failure>> {
         Box::pin(async move {
             self.check(secret, Some(version))?;
             // Looked at first: what is so already stays untouched, and absent secrets are told from absent versions.
@@ -224,10 +226,10 @@ impl Provider for AzureStore {
             };
             let current = current.ok_or_else(|| no_version(secret, version))?;
             if (current.state == VersionState::Enabled) == enabled {
-                return Ok(current);
+                return Ok(Switched { version: current, changed: false });
             }
-            let changed = self.vault.switch(secret, &current.id, enabled).await?;
-            Ok(self.version(secret, changed)?.info)
+            let now = self.vault.switch(secret, &current.id, enabled).await?;
+            Ok(Switched { version: self.version(secret, now)?.info, changed: true })
         })
     }
 }

@@ -25,7 +25,9 @@ use crate::names::{NameError, SecretName, StoreName, VersionId};
 use crate::providers::catalogue::{Catalogue, bad_token};
 use crate::providers::credential::Credential;
 use crate::providers::guard::Guard;
-use crate::secrets::{Fetched, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, VersionInfo, VersionState};
+use crate::secrets::{
+    Fetched, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, Switched, VersionInfo, VersionState,
+};
 
 const MAX_PAYLOAD: usize = 64 << 10;
 const MAX_PAGE: usize = 1_000;
@@ -71,7 +73,7 @@ impl GcpStore {
         }
     }
 
-    async fn set(&self, secret: &SecretName, version: &VersionId, enabled: bool) -> Result<VersionInfo, Failure> {
+    async fn set(&self, secret: &SecretName, version: &VersionId, enabled: bool) -> Result<Switched, Failure> {
         let (path, version_path) = self.version_path(secret, version)?;
         let changed = match version {
             VersionId::Exact(_) => self.requests.set_enabled(&version_path, secret, enabled).await,
@@ -85,7 +87,8 @@ impl GcpStore {
             },
         };
         match changed {
-            Ok(info) => is_asked(version, &info, secret).map(|()| info),
+            // Google does not tell whether it was so already, and what a look before would tell may lag.
+            Ok(info) => is_asked(version, &info, secret).map(|()| Switched { version: info, changed: true }),
             Err(failure) => Err(self.explained(failure, secret, (&path, &version_path), version).await),
         }
     }
@@ -183,7 +186,7 @@ impl Provider for GcpStore {
         secret: &'a SecretName,
         version: &'a VersionId,
         enabled: bool,
-    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+    ) -> BoxFuture<'a, Result<Switched, Failure>> {
         Box::pin(self.set(secret, version, enabled))
     }
 }

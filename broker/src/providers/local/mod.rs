@@ -25,7 +25,9 @@ use self::records::{RecordError, Records, SecretRow, VersionRow, Wanted};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, StoreName, VersionId};
-use crate::secrets::{Fetched, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, VersionInfo, VersionState};
+use crate::secrets::{
+    Fetched, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, Switched, VersionInfo, VersionState,
+};
 
 const MAX_PAYLOAD: usize = 64 << 10;
 const MAX_PAGE: usize = 1_000;
@@ -163,12 +165,12 @@ impl Provider for LocalStore {
         secret: &'a SecretName,
         version: &'a VersionId,
         enabled: bool,
-    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+    ) -> BoxFuture<'a, Result<Switched, Failure>> {
         Box::pin(async move {
             let fail = |error| failure(secret, Some(version), error);
             let (id, wanted) = (secret.id().to_owned(), wanted(version).map_err(fail)?);
-            let row = self.write(move |records| records.set_enabled(&id, wanted, enabled)).await;
-            row.map(version_info).map_err(fail)
+            let set = self.write(move |records| records.set_enabled(&id, wanted, enabled)).await;
+            set.map(|(row, changed)| Switched { version: version_info(row), changed }).map_err(fail)
         })
     }
 }

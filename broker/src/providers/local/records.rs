@@ -171,15 +171,21 @@ impl Records {
         })
     }
 
-    pub(super) fn set_enabled(&self, secret: &str, wanted: Wanted, enabled: bool) -> Result<VersionRow, RecordError> {
+    /// And whether it was otherwise before.
+    pub(super) fn set_enabled(
+        &self,
+        secret: &str,
+        wanted: Wanted,
+        enabled: bool,
+    ) -> Result<(VersionRow, bool), RecordError> {
         self.write(|transaction| {
             let row = find_for_write(transaction, secret, wanted)?;
             if row.enabled == enabled {
-                return Ok(Change::Unneeded(row));
+                return Ok(Change::Unneeded((row, false)));
             }
             let row = VersionRow { enabled, ..row };
             put_version(transaction, secret, row)?;
-            Ok(Change::Made(row))
+            Ok(Change::Made((row, true)))
         })
     }
 

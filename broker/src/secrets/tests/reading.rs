@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::world::{FRESHNESS, World, db, id, settle, until};
 use crate::error::{Detail, Reason};
-use crate::names::VersionId;
+use crate::names::{SecretName, VersionId};
 use crate::secrets::{Demand, Freshness, Newest, Revision, Source, VersionState};
 
 const ASK: Demand<'static> = Demand { max_age: Some(Duration::ZERO), min_revision: Revision::new(0), epoch: "" };
@@ -76,6 +76,28 @@ async fn a_thousand_misses_of_one_key_are_one_call() {
     assert!(reads.join_all().await.iter().all(|read| id(read) == Ok("1")));
     assert_eq!(world.store.fetches(), 1);
     assert_eq!((counts().misses, counts().joined), (1, 999));
+}
+
+#[tokio::test]
+async fn misses_of_different_secrets_do_not_wait_for_each_other() {
+    let world = World::new();
+    world.store.script().holds = true;
+    let names: Vec<_> =
+        (0..16).map(|number| SecretName::parse(&format!("stores/main/secrets/s{number}")).unwrap()).collect();
+    let reads = names.iter().map(|name| {
+        world.store.put(name, 1);
+        world.secrets.read(name, &VersionId::Latest, Demand::default())
+    });
+    // As a batch reads them: in one task.
+    let batch = async {
+        let answered = futures_util::future::join_all(reads).await;
+        assert!(answered.iter().all(|read| id(read) == Ok("1")));
+    };
+    let release = async {
+        until(|| world.store.held() == names.len()).await;
+        (0..names.len()).for_each(|_| world.store.release(0, None));
+    };
+    tokio::join!(batch, release);
 }
 
 #[tokio::test]
@@ -256,7 +278,7 @@ async fn min_revision_is_met_or_refused() {
 
     // Another secret's event: what was loaded before it does not meet the demand, and is no worse for others.
     let other = "stores/main/secrets/other";
-    world.secrets.invalidate(&crate::names::SecretName::parse(other).unwrap(), None, Revision::new(5));
+    world.secrets.invalidate(&SecretName::parse(other).unwrap(), None, Revision::new(5));
     assert_eq!(world.latest().await.unwrap().source, Source::Cache);
     let read = world.demand(at_least(Revision::new(5))).await.unwrap();
     assert_eq!((read.source, read.revision), (Source::Provider, Revision::new(5)));
@@ -274,7 +296,7 @@ async fn min_revision_is_met_or_refused() {
 #[tokio::test]
 async fn an_invalidation_reaches_all_versions_of_its_secret_and_no_other() {
     let world = World::new();
-    let other = crate::names::SecretName::parse("stores/main/secrets/other").unwrap();
+    let other = SecretName::parse("stores/main/secrets/other").unwrap();
     let read_other = || world.secrets.read(&other, &VersionId::Latest, Demand::default());
     world.store.put(&db(), 2);
     world.store.put(&other, 1);
@@ -343,6 +365,21 @@ async fn a_change_goes_on_when_its_caller_leaves_and_is_known() {
 }
 
 #[tokio::test]
+async fn what_was_so_already_is_no_change_and_drops_what_is_kept() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.latest().await.unwrap();
+    let disable = async || world.secrets.switch(db(), VersionId::exact("1").unwrap(), false).await.unwrap().revision;
+    // Disabled elsewhere, and nobody told.
+    world.store.script().versions.insert(db(), vec![VersionState::Disabled]);
+    assert_eq!(id(&world.latest().await), Ok("1"));
+    assert_eq!(disable().await, Revision::default());
+    assert_eq!(id(&world.latest().await), Err(Reason::VersionDisabled));
+    world.store.put(&db(), 1);
+    assert!(disable().await > Revision::default());
+}
+
+#[tokio::test]
 async fn a_change_that_may_have_been_made_is_taken_for_made() {
     for (reason, source) in
         [(Reason::ProviderUnavailable, Source::Provider), (Reason::ProviderBudgetExhausted, Source::Cache)]
@@ -370,7 +407,7 @@ async fn labels_are_asked_for_once_a_life() {
     world.store.script().failure = Some(Reason::ProviderThrottled);
     assert!(world.secrets.labels(&db()).await.unwrap().is_some(), "labels have no stale life");
     world.store.script().failure = None;
-    let elsewhere = crate::names::SecretName::parse("stores/none/secrets/db").unwrap();
+    let elsewhere = SecretName::parse("stores/none/secrets/db").unwrap();
     assert_eq!(world.secrets.labels(&elsewhere).await.unwrap(), None);
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, StoreName, VersionId};
 use crate::secrets::{
     CacheSettings, Demand, Fetched, Freshness, Labels, Listing, Page, Provider, Read, Revision, SecretBytes,
-    SecretInfo, Secrets, VersionInfo, VersionState,
+    SecretInfo, Secrets, Switched, VersionInfo, VersionState,
 };
 
 pub(super) const FRESHNESS: Freshness = Freshness {
@@ -258,13 +258,16 @@ impl Provider for Scripted {
         secret: &'a SecretName,
         version: &'a VersionId,
         enabled: bool,
-    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+    ) -> BoxFuture<'a, Result<Switched, Failure>> {
         Box::pin(async move {
             let state = if enabled { VersionState::Enabled } else { VersionState::Disabled };
             let number: usize = version.as_str().parse().unwrap();
-            self.script().versions.get_mut(secret).unwrap()[number - 1] = state;
+            let before = {
+                let mut script = self.script();
+                std::mem::replace(&mut script.versions.get_mut(secret).unwrap()[number - 1], state)
+            };
             self.pass().await?;
-            Ok(info(number, state))
+            Ok(Switched { version: info(number, state), changed: before != state })
         })
     }
 }
