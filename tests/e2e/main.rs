@@ -13,6 +13,7 @@ mod audit_faults;
 mod bad_input;
 mod cache;
 mod calls;
+mod canary;
 mod cloud_identity;
 mod consistency;
 mod dev;

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 pub mod broker;
+pub mod canary;
 pub mod clock;
+pub mod collector;
 pub mod conformance;
 pub mod doubles;
 #[cfg(feature = "etcd")]

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -84,10 +84,15 @@ impl Process {
     }
 
     /// SIGTERM, and whether it ended well.
-    pub fn terminate(mut self) -> (bool, Vec<String>) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let good = self.child.wait().unwrap().success();
-        (good, self.reader.take().unwrap().join().unwrap())
+    pub fn terminate(self) -> (bool, Vec<String>) {
+        let (ended, log) = self.end_by(Signal::TERM);
+        (ended.success(), log)
+    }
+
+    pub fn end_by(mut self, signal: Signal) -> (ExitStatus, Vec<String>) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let ended = self.child.wait().unwrap();
+        (ended, self.reader.take().unwrap().join().unwrap())
     }
 }
 

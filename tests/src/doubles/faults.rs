@@ -19,6 +19,8 @@ pub enum Fault {
     Garbage,
     /// A value does not match its checksum.
     WrongCrc,
+    /// 500, quoting the answer that should have been given.
+    Spill,
 }
 
 /// The switch. Clones are the same switch.

@@ -87,6 +87,11 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, handler: Handler)
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
+async fn text(answer: Answer) -> String {
+    let body = answer.into_body().collect().await.unwrap_or_default().to_bytes();
+    String::from_utf8_lossy(&body).into_owned()
+}
+
 pub fn json(status: StatusCode, body: &Value) -> Answer {
     let mut answer = Response::new(whole(body.to_string()));
     *answer.status_mut() = status;
@@ -104,7 +109,12 @@ pub async fn spoil(answer: Answer, fault: Option<Fault>) -> Answer {
         None | Some(Fault::Throttle { .. } | Fault::Status(_) | Fault::WrongCrc) => answer,
         Some(Fault::BlackHole) => std::future::pending().await,
         Some(Fault::SlowBody) => answer.map(|_| StreamBody::new(stream::pending()).boxed_unsync()),
-        Some(Fault::Garbage) => Response::new(whole("<html>it works</html>")),
+        Some(Fault::Garbage) => Response::new(whole(format!("<html>{}</html>", text(answer).await))),
+        Some(Fault::Spill) => {
+            let quoted = text(answer).await;
+            let error = serde_json::json!({ "code": 500, "status": "INTERNAL", "message": quoted });
+            json(StatusCode::INTERNAL_SERVER_ERROR, &serde_json::json!({ "error": error, "error_description": quoted }))
+        }
         Some(Fault::TruncatedBody) => {
             let (mut head, body) = answer.into_parts();
             let mut body = body.collect().await.unwrap_or_default().to_bytes();

@@ -38,6 +38,7 @@ fault PART throttle [SECONDS]            429, with Retry-After
 fault PART outage | one-400              503 until cleared; 400 to the next request only
 fault PART black-hole | slow-body        no answer; an answer without its body
 fault PART truncated-body | garbage      half an answer; an answer that is none of the API's
+fault PART spill                         500, quoting what should have been the answer
 fault gcp wrong-crc                      values that do not match their checksum
 fault PART expired-tokens | other-audience   in the tokens that PART issues
 rotate-keys google | entra | callers     withdraws the keys, and all tokens that are out
@@ -81,6 +82,7 @@ impl Wrong {
             ["slow-body"] => Fault::SlowBody,
             ["truncated-body"] => Fault::TruncatedBody,
             ["garbage"] => Fault::Garbage,
+            ["spill"] => Fault::Spill,
             ["wrong-crc"] => Fault::WrongCrc,
             ["one-400"] => return Ok(Self::Once(Fault::Status(400))),
             ["expired-tokens"] => return Ok(Self::Tokens(Flaw::Expired)),

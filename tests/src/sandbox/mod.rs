@@ -26,7 +26,11 @@ const GOOGLE_AS_RESOURCE: &str = "api://keyferry-google";
 const VAULT: &str = "https://vault.azure.net";
 
 /// So short that a fault is felt at once.
-const FRESHNESS: &str = "latest_fresh_for = \"1s\"\npinned_fresh_for = \"1s\"\nlabels_fresh_for = \"1s\"";
+const HASTE: &str = r#"latest_fresh_for = "1s"
+pinned_fresh_for = "1s"
+labels_fresh_for = "1s"
+request_timeout = "2s"
+maximum_wait = "2s""#;
 
 /// Everything in one process: what it started ends with it.
 #[derive(Debug)]
@@ -163,14 +167,14 @@ authority_url = "{entra}"
 kind = "gcp"
 project = "{PROJECT}"
 endpoint = "{secret_manager}"
-{FRESHNESS}
+{HASTE}
 
 [stores.azure]
 kind = "azure"
 vault_url = "{vault}"
 address = "{vault_address}"
 ca = "ca.pem"
-{FRESHNESS}
+{HASTE}
 "#,
             callers = self.callers.url(),
             entra = self.entra.url(),

@@ -53,7 +53,12 @@ impl Refusal {
             Fault::Status(status) => {
                 Some(Self::new(StatusCode::from_u16(status).unwrap(), "InternalServerError", None, "Something failed."))
             }
-            Fault::BlackHole | Fault::SlowBody | Fault::TruncatedBody | Fault::Garbage | Fault::WrongCrc => None,
+            Fault::BlackHole
+            | Fault::SlowBody
+            | Fault::TruncatedBody
+            | Fault::Garbage
+            | Fault::WrongCrc
+            | Fault::Spill => None,
         }
     }
 

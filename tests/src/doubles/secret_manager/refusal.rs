@@ -61,7 +61,12 @@ impl Refusal {
                 refusal.http = Some(status);
                 Some(refusal)
             }
-            Fault::BlackHole | Fault::SlowBody | Fault::TruncatedBody | Fault::Garbage | Fault::WrongCrc => None,
+            Fault::BlackHole
+            | Fault::SlowBody
+            | Fault::TruncatedBody
+            | Fault::Garbage
+            | Fault::WrongCrc
+            | Fault::Spill => None,
         }
     }
 
