@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 WORKSPACE := --workspace --locked
 
 # What the tests call besides cargo: names from tools/versions.
-TEST_TOOLS := grpcurl oidc-issuers cloud-clients postgresql
+TEST_TOOLS := grpcurl oidc-issuers cloud-clients postgresql protoc etcd
 
 .DEFAULT_GOAL := help
 .PHONY: help dev sandbox test check lint fmt proto fmt-check clippy contract deny advisories
@@ -42,6 +42,7 @@ fmt-check: ## is the Rust formatted?
 	cargo fmt --all --check
 
 clippy: ## clippy on every target, warnings denied
+	@tools/install protoc
 	cargo clippy $(WORKSPACE) --all-targets -- -D warnings
 
 contract: ## lint and format of the protobuf files, and whether they break a client (BASE=commit to compare with)
@@ -65,4 +66,4 @@ bench-startup: ## time from start to first answer, and idle memory, of the relea
 	cargo run --locked -p keyferry-benches --bin startup -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry
 
 bench-micro: ## what the parts of a call cost (ARGS=NAME picks some)
-	cargo bench --locked -p keyferry-benches --bench micro -- $(ARGS)
+	cargo bench --locked -p keyferry-benches --bench micro --bench state -- $(ARGS)

@@ -28,6 +28,7 @@ mod rights;
 mod sandbox;
 mod secret_manager;
 mod state;
+mod state_command;
 #[cfg(feature = "etcd")]
 mod state_etcd;
 mod status;

@@ -1,12 +1,19 @@
 //! State in etcd behaves as the seam promises, also while members and replicas are killed.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, Permission, TlsOptions};
 use keyferry_broker::clock::{Clock as _, SystemClock};
-use keyferry_broker::state::{Condition, Conflict, Etcd, Outcome, Revision, StateError, Store, Txn};
+use keyferry_broker::state::{Condition, Conflict, Etcd, EtcdSettings, Outcome, Revision, StateError, Store, Txn};
+use keyferry_proto::v1::{GetStatusRequest, HealthState, StateStatus};
+use keyferry_tests::broker::{TestBroker, get};
 use keyferry_tests::etcd::EtcdCluster;
+use keyferry_tests::pki::Ca;
 use keyferry_tests::state_conformance::{conforms, key, put, tells_compaction, value};
+
+use crate::reload::eventually;
 
 /// Serves once it leads, which takes a member that answers.
 async fn leading(cluster: &EtcdCluster, node: &str) -> Etcd {
@@ -106,4 +113,91 @@ fn another_replica_leads_when_the_leader_falls_silent_and_the_old_fence_is_worth
         third.leadership().elected().await;
         assert_eq!(third.status().leader.as_deref(), Some("third"));
     });
+}
+
+/// A user with the prefix of the broker's keys, and nothing else, over mutual TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_has_the_prefix_suffices_and_one_who_has_not_is_refused() {
+    let (ca, stranger) = (Ca::new("etcd CA"), Ca::new("another CA"));
+    let client = ca.client("broker");
+    let cluster = EtcdCluster::start_with_tls(&ca, &client);
+    let tls = TlsOptions::new()
+        .ca_certificate(Certificate::from_pem(ca.pem()))
+        .identity(Identity::from_pem(&client.certificate, &client.key));
+    let mut admin = connected(&cluster, ConnectOptions::new().with_tls(tls)).await;
+    for (user, role, right) in [
+        ("root", "root", None),
+        ("broker", "broker", Some(Permission::read_write("keyferry-test/").with_prefix())),
+        ("other", "other", Some(Permission::read_write("other/").with_prefix())),
+    ] {
+        admin.user_add(user, "secret", None).await.unwrap();
+        admin.role_add(role).await.unwrap();
+        if let Some(right) = right {
+            admin.role_grant_permission(role, right).await.unwrap();
+        }
+        admin.user_grant_role(user, role).await.unwrap();
+    }
+    admin.auth_enable().await.unwrap();
+
+    let password_file = cluster.directory().join("password");
+    fs::write(&password_file, "secret").unwrap();
+    let as_user = |user: &str| EtcdSettings {
+        user: Some(user.to_owned()),
+        password_file: Some(password_file.clone()),
+        ..cluster.settings()
+    };
+    let store = Etcd::open(&as_user("broker"), "node", Arc::new(SystemClock)).unwrap();
+    store.leadership().elected().await;
+    put(&store, "a", "1").await;
+    assert_eq!(value(&store, "a").await.as_deref(), Some("1"));
+
+    let other = Etcd::inspect(&as_user("other")).await.unwrap();
+    assert!(matches!(other.get(&key("a")).await, Err(StateError::Unavailable(..))));
+    assert!(other.status().failing.unwrap().contains("permission denied"));
+    // Neither a password nor a certificate of the right CA is enough alone.
+    let nobody = Etcd::inspect(&cluster.settings()).await.unwrap();
+    assert!(matches!(nobody.get(&key("a")).await, Err(StateError::Unavailable(..))));
+    stranger.client("broker").write(cluster.directory(), "client");
+    let strange = Etcd::inspect(&as_user("broker")).await.unwrap();
+    assert!(matches!(strange.get(&key("a")).await, Err(StateError::Unavailable(..))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_read_while_etcd_is_down_and_a_broker_starts_and_says_so() {
+    let mut cluster = EtcdCluster::start(1);
+    let broker = TestBroker::with(&cluster.configuration(), Arc::new(SystemClock)).await;
+    broker.broker.parts().state.leadership().elected().await;
+    broker.put("db", b"1", &[]).await;
+    let mut client = broker.secrets(&broker.client).await;
+    assert_eq!(state(&broker).await.health(), HealthState::Healthy);
+
+    cluster.kill(0);
+    eventually("the status says so", async || state(&broker).await.health() == HealthState::Unhealthy).await;
+    assert!(state(&broker).await.last_error.unwrap().message.contains("etcd"));
+    assert_eq!(&*get(&mut client, "db").await.unwrap().payload, b"1");
+
+    let late = TestBroker::with(&cluster.configuration(), Arc::new(SystemClock)).await;
+    late.put("db", b"2", &[]).await;
+    let mut client = late.secrets(&late.client).await;
+    assert_eq!(&*get(&mut client, "db").await.unwrap().payload, b"2");
+    eventually("the status says so", async || state(&late).await.health() == HealthState::Unhealthy).await;
+    assert_eq!(state(&late).await.epoch, "");
+}
+
+async fn state(broker: &TestBroker) -> StateStatus {
+    let mut operator = broker.operations(&broker.operator).await;
+    let status = operator.get_status(GetStatusRequest {}).await.unwrap().into_inner().status.unwrap();
+    status.state.unwrap()
+}
+
+/// Once it answers.
+async fn connected(cluster: &EtcdCluster, options: ConnectOptions) -> Client {
+    loop {
+        if let Ok(mut client) = Client::connect(cluster.endpoints(), Some(options.clone())).await
+            && client.status().await.is_ok()
+        {
+            return client;
+        }
+        tokio::task::yield_now().await;
+    }
 }

@@ -9,6 +9,7 @@ mod explain;
 mod operator_client;
 mod policy;
 mod serve;
+mod state;
 mod status;
 mod whoami;
 
@@ -44,6 +45,8 @@ enum Verb {
     Explain(Box<explain::Args>),
     /// Ask a broker how it is, and what it depends on
     Status(status::Args),
+    /// Look into the state that brokers keep: a summary, or some of its records
+    State(state::Args),
     /// Work with policies
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -56,7 +59,7 @@ enum Verb {
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration file; $KEYFERRY_CONFIG where it is left out
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -71,6 +74,7 @@ pub fn run() -> ExitCode {
         Verb::Whoami(args) => whoami::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::State(args) => state::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Audit(verb) => audit::run(&verb),
     };
@@ -86,6 +90,11 @@ pub fn run() -> ExitCode {
 /// Whoever stopped reading is not a reason to end: a broker must outlive the `head` that its greeting went to.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// What a terminal shows and does not obey.
+fn printable(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
 
 fn say_error(text: &str) {

@@ -108,3 +108,59 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::state::record::Kind;
+    use crate::state::watch::Watched;
+    use crate::state::{Embedded, EmbeddedSettings};
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Thing {
+        name: String,
+    }
+
+    static THINGS: Kind = Kind { name: "things", upgrades: &[] };
+
+    impl Record for Thing {
+        const KIND: &'static Kind = &THINGS;
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_record_is_left_out_and_counted_until_it_is_written_anew_or_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = EmbeddedSettings {
+            file: directory.path().join("state.redb"),
+            history_age: Duration::from_secs(60),
+            history_changes: 1000,
+        };
+        let state = State::new(Arc::new(Embedded::open(&settings, "node", Arc::new(SystemClock)).unwrap()));
+        let [good, bad, worse] = ["a", "b", "c"].map(|id| Key::new(&THINGS, &[id]).unwrap());
+        let thing = Thing { name: "x".into() };
+        let written = state.commit(Txn::new().put(&good, &thing).put_bytes(&bad, "?").put_bytes(&worse, "\x01?")).await;
+        let Ok(Outcome::Committed(revision)) = written else { panic!("{written:?}") };
+        assert_eq!(state.quarantined(), 0, "nobody met them yet");
+
+        let page = state.list::<Thing>(&Prefix::all(), ListPage { after: None, size: 10 }).await.unwrap();
+        let names: Vec<_> = page.records.iter().map(|stored| (&stored.key, &stored.record)).collect();
+        assert_eq!((names, page.next), (vec![(&good, &thing)], None));
+        assert_eq!(state.quarantined(), 2);
+        assert!(matches!(state.get::<Thing>(&bad).await, Err(StateError::Unreadable(key, _)) if key == bad));
+        let Ok(Watched::Batch(batch)) = state.watch(Prefix::all(), revision).next().await else { panic!("no batch") };
+        assert_eq!(batch.changes.iter().filter_map(|change| state.changed::<Thing>(change)).count(), 1);
+        assert_eq!(state.quarantined(), 2, "met again, each is one still");
+
+        let repaired = state.commit(Txn::new().put(&bad, &thing)).await;
+        assert!(matches!(repaired, Ok(Outcome::Committed(_))));
+        assert_eq!(state.quarantined(), 1);
+        let deleted = state.commit(Txn::new().delete(&worse)).await;
+        assert!(matches!(deleted, Ok(Outcome::Committed(_))));
+        assert_eq!((state.get::<Thing>(&worse).await, state.quarantined()), (Ok(None), 0));
+    }
+}

@@ -28,7 +28,7 @@ pub trait Record: Serialize + DeserializeOwned + Send + 'static {
 /// Why a record cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Fault {
-    #[error("its bytes were damaged; restore the state from a backup, or delete the record")]
+    #[error("its bytes were damaged; restore the state from a backup")]
     Damaged,
     #[error("a newer release wrote it; run that one")]
     Newer,
@@ -39,6 +39,19 @@ pub enum Fault {
 impl Kind {
     fn version(&self) -> u8 {
         u8::try_from(self.upgrades.len() + 1).unwrap_or(u8::MAX)
+    }
+}
+
+/// A kind together with the type that reads it.
+#[derive(Debug)]
+pub struct Known {
+    pub kind: &'static Kind,
+    pub check: fn(&[u8]) -> Result<(), Fault>,
+}
+
+impl Known {
+    pub const fn of<R: Record>() -> Self {
+        Self { kind: R::KIND, check: |bytes| decode::<R>(bytes).map(drop) }
     }
 }
 
@@ -93,6 +106,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::state::{Key, fault};
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -139,6 +153,26 @@ mod tests {
         let new = encode(&thing()).unwrap();
         assert_eq!(content(&new).unwrap(), (3, json!({"name": "a", "colours": ["red"]})));
         assert_eq!(decode::<Thing>(&new), Ok(thing()));
+    }
+
+    #[test]
+    fn a_registered_kind_is_judged_by_its_type_and_another_by_its_envelope_alone() {
+        let kinds = [Known::of::<Thing>()];
+        let (ours, other) = (Key::parse("things/a").unwrap(), Key::parse("others/a").unwrap());
+        let [good, mut bad] = [encode(&thing()).unwrap(), encode(&thing()).unwrap()];
+        bad.truncate(8);
+        let foreign = include_bytes!("testdata/thing-2.record").to_vec();
+        let content_only = [&[ENVELOPE, 3][..], &checksum(3, b"{}").to_le_bytes(), b"{}"].concat();
+        for (key, bytes, expected) in [
+            (&ours, &good, None),
+            (&ours, &foreign, None),
+            (&ours, &bad, Some(Fault::Damaged)),
+            (&ours, &content_only, Some(Fault::Content)),
+            (&other, &content_only, None),
+            (&other, &bad, Some(Fault::Damaged)),
+        ] {
+            assert_eq!(fault(&kinds, key, bytes), expected, "{key}");
+        }
     }
 
     #[test]

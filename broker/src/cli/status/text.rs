@@ -6,7 +6,7 @@ use keyferry_proto::v1::{
 };
 
 use super::{circuit, health, operation, reason};
-use crate::cli::time;
+use crate::cli::{printable, time};
 
 pub(super) fn status(status: &BrokerStatus) -> String {
     let mut lines = vec![headline(status), String::new()];
@@ -15,8 +15,8 @@ pub(super) fn status(status: &BrokerStatus) -> String {
         lines.push(String::new());
         lines.extend(of_store(store));
     }
-    // Names and messages come over the network, and a terminal obeys what it is sent.
-    lines.join("\n").replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+    // Names and messages come over the network.
+    printable(&lines.join("\n"))
 }
 
 fn headline(status: &BrokerStatus) -> String {

@@ -11,7 +11,7 @@ use crate::error::{Failure, Reason};
 use crate::names::LeaseName;
 use crate::state::{Condition, Key, Kind, ListPage, Prefix, Record, Revision, Txn};
 
-pub static REQUESTS: Kind = Kind { name: "lease-requests", upgrades: &[] };
+static REQUESTS: Kind = Kind { name: "lease-requests", upgrades: &[] };
 
 pub(super) const REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -24,7 +24,7 @@ pub struct RequestId {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Request {
+pub(crate) struct Request {
     pub(super) content: String,
     /// What a mint or a renewal is about.
     pub(super) lease: Option<LeaseName>,

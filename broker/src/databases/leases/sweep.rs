@@ -12,12 +12,12 @@ use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, RoleName};
 use crate::state::{Condition, Fence, Key, Kind, Outcome, Record, Revision, State, Txn};
 
-pub static DEPLOYMENTS: Kind = Kind { name: "deployments", upgrades: &[] };
+static DEPLOYMENTS: Kind = Kind { name: "deployments", upgrades: &[] };
 
 /// Made with the state: brokers that share it know their users by it, and leave those of others alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Deployment {
+pub(crate) struct Deployment {
     mark: String,
 }
 

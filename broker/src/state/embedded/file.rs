@@ -1,5 +1,6 @@
 //! The one file: who may open it, which history it holds, and how it comes back after a disk error.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, StorageError};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError};
 use thiserror::Error;
 
 use super::mark::{Mark, Seen};
@@ -71,12 +72,14 @@ pub(super) struct StateFile {
     mark: Option<Mark>,
 }
 
-#[derive(Debug)]
 enum Current {
     Open(Arc<Database>),
+    Shown(Arc<Readable>),
     Failed,
     Closed,
 }
+
+pub(super) type Readable = dyn ReadableDatabase + Send + Sync;
 
 impl StateFile {
     pub(super) fn open(path: &Path) -> Result<(Self, Revision), OpenError> {
@@ -97,21 +100,21 @@ impl StateFile {
                 header
             }
         };
-        let file = Self::new(path, database, &header, Some(mark));
+        let file = Self::new(path, Current::Open(Arc::new(database)), &header, Some(mark));
         file.note(header.revision);
         Ok((file, header.revision))
     }
 
     pub(super) fn inspect(path: &Path) -> Result<(Self, Revision), OpenError> {
-        let (database, _) = open_database(path, false)?;
-        let header = read_header(path, &database)?.ok_or_else(|| OpenError::Foreign(path.into()))?;
-        Ok((Self::new(path, database, &header, None), header.revision))
+        let database = open_to_look(path)?;
+        let header = read_header(path, &*database)?.ok_or_else(|| OpenError::Foreign(path.into()))?;
+        Ok((Self::new(path, Current::Shown(database), &header, None), header.revision))
     }
 
-    fn new(path: &Path, database: Database, header: &Header, mark: Option<Mark>) -> Self {
+    fn new(path: &Path, current: Current, header: &Header, mark: Option<Mark>) -> Self {
         Self {
             path: path.into(),
-            current: Mutex::new(Current::Open(Arc::new(database))),
+            current: Mutex::new(current),
             epoch: header.epoch,
             oldest: AtomicU64::new(header.oldest),
             failing: Mutex::default(),
@@ -124,7 +127,7 @@ impl StateFile {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match &*current {
             Current::Open(database) => return Ok(Arc::clone(database)),
-            Current::Closed => return Err(FileError::Closed),
+            Current::Shown(_) | Current::Closed => return Err(FileError::Closed),
             Current::Failed => {}
         }
         let reopen = || {
@@ -139,6 +142,13 @@ impl StateFile {
         let database = Arc::new(database);
         *current = Current::Open(Arc::clone(&database));
         Ok(database)
+    }
+
+    pub(super) fn readable(&self) -> Result<Arc<Readable>, FileError> {
+        if let Current::Shown(database) = &*self.current.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Arc::clone(database));
+        }
+        Ok(self.database()?)
     }
 
     /// Does one piece of work with the file. What fails is shown in the status until something succeeds.
@@ -194,6 +204,17 @@ impl StateFile {
     }
 }
 
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open(_) => "Open",
+            Self::Shown(_) => "Shown",
+            Self::Failed => "Failed",
+            Self::Closed => "Closed",
+        })
+    }
+}
+
 impl FileError {
     /// Whether the file has to be opened anew before anything works again.
     fn closes_file(&self) -> bool {
@@ -232,7 +253,7 @@ fn renewed(found: Option<Header>, seen: Option<Seen>, inode: u64) -> Result<Head
     Ok(Header { epoch, inode, revision, oldest })
 }
 
-fn read_header(path: &Path, database: &Database) -> Result<Option<Header>, OpenError> {
+fn read_header(path: &Path, database: &Readable) -> Result<Option<Header>, OpenError> {
     let read = || -> Result<Option<(u64, Option<Header>)>, FileError> {
         let transaction = database.begin_read()?;
         // A file without any table is new, or was left by a crash before its first commit.
@@ -296,13 +317,30 @@ fn open_database(path: &Path, create: bool) -> Result<(Database, u64), OpenError
     }
     match Builder::new().set_cache_size(CACHE_BYTES).create_file(file) {
         Ok(database) => Ok((database, metadata.ino())),
-        Err(DatabaseError::DatabaseAlreadyOpen) => Err(OpenError::InUse(path.into())),
-        // redb's answer to a file that does not begin as its own do.
-        Err(DatabaseError::Storage(StorageError::Io(error))) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(OpenError::Foreign(path.into()))
-        }
-        Err(error) => Err(damaged_or_io(path, FileError::from(error))),
+        Err(error) => Err(not_opened(path, error)),
     }
+}
+
+fn open_to_look(path: &Path) -> Result<Arc<Readable>, OpenError> {
+    match Builder::new().set_cache_size(CACHE_BYTES).open_read_only(path) {
+        Ok(database) => Ok(Arc::new(database)),
+        // Its broker was killed, and redb reads it only once it is repaired, as the next broker would: no record changes.
+        Err(DatabaseError::RepairAborted) => Ok(Arc::new(open_database(path, false)?.0)),
+        Err(error) => Err(not_opened(path, error)),
+    }
+}
+
+fn not_opened(path: &Path, error: DatabaseError) -> OpenError {
+    if matches!(error, DatabaseError::DatabaseAlreadyOpen) {
+        return OpenError::InUse(path.into());
+    }
+    // redb's answer to a file that does not begin as its own do.
+    if let DatabaseError::Storage(StorageError::Io(error)) = &error
+        && error.kind() == io::ErrorKind::InvalidData
+    {
+        return OpenError::Foreign(path.into());
+    }
+    damaged_or_io(path, error.into())
 }
 
 fn damaged_or_io(path: &Path, error: FileError) -> OpenError {

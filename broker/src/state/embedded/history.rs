@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redb::{Database, ReadableDatabase as _};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::file::{FileError, StateFile};
+use super::file::{FileError, Readable, StateFile};
 use super::rows::{self, HISTORY, OLDEST, REVISION, stored_key};
 use crate::state::failure::StateError;
 use crate::state::key::Prefix;
@@ -42,7 +41,7 @@ impl HistoryReader {
     /// Nothing is kept of a read that was given up, so that the next one repeats it.
     async fn read_on(&mut self) -> Result<(), WatchEnd> {
         let (file, prefix, next) = (Arc::clone(&self.file), self.prefix.clone(), self.next);
-        let part = spawn_blocking(move || file.attempt(|file| read(&*file.database()?, &prefix, next)))
+        let part = spawn_blocking(move || file.attempt(|file| read(&*file.readable()?, &prefix, next)))
             .await
             .map_err(|error| StateError::unavailable("reading it was cut short", error))??;
         match part {
@@ -82,7 +81,7 @@ enum Part {
     Read { batches: Vec<Batch>, until: Revision },
 }
 
-fn read(database: &Database, prefix: &Prefix, from: Revision) -> Result<Part, FileError> {
+fn read(database: &Readable, prefix: &Prefix, from: Revision) -> Result<Part, FileError> {
     let transaction = database.begin_read()?;
     let header = rows::header(&transaction)?;
     let oldest = Revision::new(rows::number(&header, OLDEST)?);

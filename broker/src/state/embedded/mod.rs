@@ -67,7 +67,7 @@ impl Embedded {
         })
     }
 
-    /// Opens a file as it lies there, while no broker has it open, and takes no transactions.
+    /// Opens a file as it lies there, while no broker has it open. Writes nothing and takes no transactions.
     pub fn inspect(path: &Path) -> Result<Self, OpenError> {
         let (file, revision) = StateFile::inspect(path)?;
         let (_, revisions) = watch::channel(revision);
@@ -105,12 +105,12 @@ impl Embedded {
 impl Store for Embedded {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, StateError>> {
         let key = key.clone();
-        Box::pin(self.read(move |file| rows::get(&*file.database()?, key)))
+        Box::pin(self.read(move |file| rows::get(&*file.readable()?, key)))
     }
 
     fn list<'a>(&'a self, prefix: &'a Prefix, page: ListPage) -> BoxFuture<'a, Result<Listing, StateError>> {
         let prefix = prefix.clone();
-        Box::pin(self.read(move |file| rows::list(&*file.database()?, &prefix, &page)))
+        Box::pin(self.read(move |file| rows::list(&*file.readable()?, &prefix, &page)))
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome, StateError>> {

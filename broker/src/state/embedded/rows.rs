@@ -3,9 +3,9 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, TableDefinition};
+use redb::{ReadOnlyTable, ReadTransaction, TableDefinition};
 
-use super::file::FileError;
+use super::file::{FileError, Readable};
 use crate::state::key::{Key, Prefix};
 use crate::state::store::{Entry, ListPage, Listing, Revision};
 
@@ -22,7 +22,7 @@ pub(super) const REVISION: &str = "revision";
 /// The first revision that the history still holds whole.
 pub(super) const OLDEST: &str = "oldest";
 
-pub(super) fn get(database: &Database, key: Key) -> Result<Option<Entry>, FileError> {
+pub(super) fn get(database: &Readable, key: Key) -> Result<Option<Entry>, FileError> {
     let records = database.begin_read()?.open_table(RECORDS)?;
     let Some(row) = records.get(key.as_str())? else {
         return Ok(None);
@@ -33,7 +33,7 @@ pub(super) fn get(database: &Database, key: Key) -> Result<Option<Entry>, FileEr
     Ok(Some(Entry { key, value, revision: Revision::new(revision) }))
 }
 
-pub(super) fn list(database: &Database, prefix: &Prefix, page: &ListPage) -> Result<Listing, FileError> {
+pub(super) fn list(database: &Readable, prefix: &Prefix, page: &ListPage) -> Result<Listing, FileError> {
     let transaction = database.begin_read()?;
     let revision = Revision::new(number(&header(&transaction)?, REVISION)?);
     let records = transaction.open_table(RECORDS)?;

@@ -3,10 +3,10 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::SystemClock;
 use crate::state::record::Kind;
 use crate::state::store::Epoch;
 use crate::state::watch::{WatchEnd, Watched};
@@ -211,47 +211,56 @@ fn restore(file: &Path, dump: &str) {
     transaction.commit().unwrap();
 }
 
-/// Not a test: the process that the next one kills, which says what was acknowledged.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "runs as a child of kill_nine_loses_nothing_that_was_acknowledged"]
-async fn writes_until_it_is_killed() {
-    let Some(directory) = std::env::var_os("KEYFERRY_TEST_STATE") else { return };
-    let store = Arc::new(open(Path::new(&directory)).unwrap());
-    let writers = (0..8).map(|writer| {
-        let store = Arc::clone(&store);
-        tokio::spawn(async move {
-            let begun = value(&store, &format!("w{writer}")).await;
-            let begun: u64 = begun.map_or(0, |bytes| String::from_utf8(bytes).unwrap().parse().unwrap());
-            for n in begun + 1.. {
-                // Two records that must never differ.
-                let txn = Txn::new()
-                    .put_bytes(&key(&format!("w{writer}")), n.to_string())
-                    .put_bytes(&key(&format!("twin{writer}")), n.to_string());
-                let Ok(Outcome::Committed(revision)) = store.txn(txn).await else { panic!("not committed") };
-                writeln!(std::io::stdout(), "\nack {writer} {n} {revision}").unwrap();
-            }
-        })
-    });
-    for writer in writers.collect::<Vec<_>>() {
-        writer.await.unwrap();
-    }
+#[tokio::test]
+async fn a_disk_error_fails_one_transaction_and_the_file_is_opened_anew_for_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).unwrap();
+    put(&store, "a", "1").await;
+    let (epoch, mut watch) = (store.status().epoch, store.watch(Prefix::all(), Revision::new(2)));
+    fail(&store);
+    assert!(store.status().failing.is_some());
+    let revision = put(&store, "a", "2").await;
+    assert_eq!((store.status().failing, store.status().epoch), (None, epoch));
+    assert_eq!(value(&store, "a").await.as_deref(), Some(&b"2"[..]));
+    let Ok(Watched::Batch(batch)) = watch.next().await else { panic!("no batch") };
+    assert_eq!(batch.revision, revision);
 }
 
 #[tokio::test]
+async fn another_file_in_the_place_of_one_that_failed_is_not_taken_for_it() {
+    let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(directory.path()).unwrap();
+    put(&store, "a", "1").await;
+    drop(open(other.path()).unwrap());
+    fs::rename(other.path().join("state.redb"), directory.path().join("state.redb")).unwrap();
+    fail(&store);
+    assert!(matches!(store.get(&key("a")).await, Err(StateError::Unavailable(..))));
+    assert!(store.status().failing.unwrap().contains("replaced"), "{:?}", store.status());
+}
+
+/// As when the disk does not take a write.
+fn fail(store: &Embedded) {
+    let error = || redb::StorageError::Io(std::io::Error::other("the disk failed"));
+    let failed = store.file.attempt(|_| Err::<(), _>(FileError::from(error())));
+    assert!(matches!(failed, Err(StateError::Unavailable(..))));
+}
+
+const KILLED: &str = "KEYFERRY_TEST_STATE_WRITER";
+
+/// Run with the variable set, it is its own victim.
+#[tokio::test(flavor = "multi_thread")]
 async fn kill_nine_loses_nothing_that_was_acknowledged() {
     const ROUNDS: u64 = 20;
+    if let Some(directory) = std::env::var_os(KILLED) {
+        return write_until_killed(Path::new(&directory)).await;
+    }
     let directory = tempfile::tempdir().unwrap();
     let (mut acknowledged, mut newest, mut epoch) = ([0_u64; 8], 0_u64, None);
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--ignored",
-                "--exact",
-                "--nocapture",
-                "--quiet",
-                "state::embedded::tests::writes_until_it_is_killed",
-            ])
-            .env("KEYFERRY_TEST_STATE", directory.path())
+            .args(["--exact", "--nocapture", "--quiet"])
+            .arg("state::embedded::tests::kill_nine_loses_nothing_that_was_acknowledged")
+            .env(KILLED, directory.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -291,33 +300,25 @@ async fn kill_nine_loses_nothing_that_was_acknowledged() {
     assert!(acknowledged.iter().sum::<u64>() > 500, "{acknowledged:?}");
 }
 
-/// Prints figures; run with `--ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures"]
-async fn transactions_a_second() {
-    let clock = SystemClock;
-    for writers in [1, 8, 64] {
-        let directory = tempfile::tempdir_in(std::env::var("KEYFERRY_TEST_DISK").unwrap_or("/tmp".into())).unwrap();
-        let store = Arc::new(open(directory.path()).unwrap());
-        let begun: Instant = clock.monotonic();
-        let each = 4000 / writers;
-        let tasks: Vec<_> = (0..writers)
-            .map(|writer| {
-                let store = Arc::clone(&store);
-                tokio::spawn(async move {
-                    for n in 0..each {
-                        let txn = Txn::new()
-                            .when(crate::state::txn::Condition::Absent(key(&format!("{writer}-{n}"))))
-                            .put_bytes(&key(&format!("{writer}-{n}")), vec![b'x'; 300]);
-                        assert!(matches!(store.txn(txn).await, Ok(Outcome::Committed(_))));
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        let seconds = (clock.monotonic() - begun).as_secs_f64();
-        println!("{writers} writers: {:.0} txns/s", f64::from(writers * each) / seconds);
+/// Says what was acknowledged.
+async fn write_until_killed(directory: &Path) {
+    let store = Arc::new(open(directory).unwrap());
+    let writers = (0..8).map(|writer| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let begun = value(&store, &format!("w{writer}")).await;
+            let begun: u64 = begun.map_or(0, |bytes| String::from_utf8(bytes).unwrap().parse().unwrap());
+            for n in begun + 1.. {
+                // Two records that must never differ.
+                let txn = Txn::new()
+                    .put_bytes(&key(&format!("w{writer}")), n.to_string())
+                    .put_bytes(&key(&format!("twin{writer}")), n.to_string());
+                let Ok(Outcome::Committed(revision)) = store.txn(txn).await else { panic!("not committed") };
+                writeln!(std::io::stdout(), "\nack {writer} {n} {revision}").unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
     }
 }

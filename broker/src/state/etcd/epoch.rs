@@ -49,9 +49,9 @@ impl EpochKey {
         Ok((self.name.clone(), known.modified))
     }
 
-    /// Takes what is there, and makes nothing.
+    /// Takes what is there, and makes nothing: whoever looks may have no right to write.
     pub(super) async fn look(&self, cluster: &Cluster) -> Result<(), StateError> {
-        self.write_where(cluster, Compare::create_revision(self.name.clone(), CompareOp::Equal, -1)).await?;
+        self.learn(cluster, Txn::new().and_then([TxnOp::get(self.name.clone(), None)])).await?;
         Ok(())
     }
 
@@ -96,6 +96,10 @@ impl EpochKey {
             .when([compare])
             .and_then([TxnOp::put(self.name.clone(), new.to_string(), None), TxnOp::get(self.name.clone(), None)])
             .or_else([TxnOp::get(self.name.clone(), None)]);
+        self.learn(cluster, txn).await
+    }
+
+    async fn learn(&self, cluster: &Cluster, txn: Txn) -> Result<Known, StateError> {
         let response = cluster
             .ask(|client| {
                 let txn = txn.clone();
