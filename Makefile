@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-# Clippy and tests name the same packages and the same lock file, so that cargo resolves the same features for both.
-WORKSPACE := --workspace --locked
+# Clippy and tests name the same packages, features and lock file, so that cargo builds the dependencies of both once.
+WORKSPACE := --workspace --locked --features keyferry-tests/etcd
 
 # What the tests call besides cargo: names from tools/versions.
 TEST_TOOLS := grpcurl oidc-issuers cloud-clients postgresql protoc etcd

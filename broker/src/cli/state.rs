@@ -1,4 +1,4 @@
-//! `keyferry state`: what the broker keeps, read where it lies. Nothing is changed, and no broker is asked.
+//! `keyferry state`: what brokers keep, read where it lies. No record is changed, and no broker is asked.
 
 use std::collections::BTreeMap;
 use std::io;
