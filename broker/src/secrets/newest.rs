@@ -1,5 +1,6 @@
 //! Which version is known to be the newest of its secret, since a provider's `latest` may lag by minutes or hours.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +25,6 @@ pub struct Newest {
 }
 
 impl Newest {
-    /// Google numbers its versions. Azure's ids are random, but it tells when a version was added. Where neither
-    /// decides, what was confirmed later is the newer.
     /// The newer of what was confirmed and what was read.
     pub(super) fn of(confirmed: Option<Self>, read: Option<Self>) -> Option<Self> {
         match (confirmed, read) {
@@ -35,15 +34,15 @@ impl Newest {
     }
 
     fn is_newer_than(&self, other: &Self) -> bool {
-        if self.id == other.id {
-            return false;
-        }
+        self.order(other) == Some(Ordering::Greater)
+    }
+
+    /// Google numbers its versions. Azure's ids are random, but it tells the second in which a version was added; two
+    /// of one second are in no order.
+    fn order(&self, other: &Self) -> Option<Ordering> {
         match (self.number(), other.number()) {
-            (Some(own), Some(others)) => own > others,
-            _ => match (self.created, other.created) {
-                (Some(own), Some(others)) => own >= others,
-                _ => true,
-            },
+            (Some(own), Some(others)) => Some(own.cmp(&others)),
+            _ => self.created.zip(other.created).map(|(own, others)| own.cmp(&others)),
         }
     }
 
@@ -68,11 +67,21 @@ impl Confirmed {
         Self(cache.build_with_hasher(foldhash::fast::RandomState::default()))
     }
 
-    /// Confirmations may arrive in another order than they were made in.
-    pub(super) fn confirm(&self, secret: &SecretName, newest: Newest) {
+    /// Confirmations may arrive in another order than they were made in. Where nothing else decides, the later one is
+    /// the newer.
+    pub(super) fn confirm(&self, secret: &SecretName, added: Newest) {
+        self.replace(secret, added, |added, known| added.order(known) != Some(Ordering::Less));
+    }
+
+    /// What was read may have been cached while another was confirmed.
+    pub(super) fn recall(&self, secret: &SecretName, read: Newest) {
+        self.replace(secret, read, Newest::is_newer_than);
+    }
+
+    fn replace(&self, secret: &SecretName, next: Newest, is_next: fn(&Newest, &Newest) -> bool) {
         self.0.entry_by_ref(secret).and_compute_with(|known| match known {
-            Some(known) if !newest.is_newer_than(known.value()) => Op::Nop,
-            _ => Op::Put(newest),
+            Some(known) if !is_next(&next, known.value()) => Op::Nop,
+            _ => Op::Put(next),
         });
     }
 
@@ -89,12 +98,16 @@ pub(super) async fn fetch_latest(
 ) -> Result<Fetched, Failure> {
     let latest = provider.fetch(secret, &VersionId::Latest).await;
     let Some(known) = known.filter(|known| lags(&latest, known)) else { return latest };
-    match provider.fetch(secret, &VersionId::Exact(known.id)).await {
-        Err(gone) if matches!(gone.reason(), Reason::VersionNotFound | Reason::VersionDestroyed) => latest,
-        numbered => numbered,
+    match (latest, provider.fetch(secret, &VersionId::Exact(known.id)).await) {
+        // The secret was deleted and made anew.
+        (latest, Err(gone)) if gone.reason() == Reason::VersionNotFound => latest,
+        // The provider has answered: no failure to answer may take that answer's place.
+        (Err(refusal), Err(_)) => Err(refusal),
+        (_, numbered) => numbered,
     }
 }
 
+/// Where nothing orders the two, the provider's word stands.
 fn lags(latest: &Result<Fetched, Failure>, known: &Newest) -> bool {
     match latest {
         Ok(fetched) => known.is_newer_than(&Newest::from(&fetched.version)),
@@ -114,13 +127,27 @@ mod tests {
     }
 
     #[test]
-    fn numbers_order_versions_then_times_then_the_order_of_confirmation() {
-        assert!(newest("10", Some(1)).is_newer_than(&newest("9", Some(2))));
-        assert!(!newest("9", Some(2)).is_newer_than(&newest("10", Some(1))));
-        assert!(newest("a", Some(2)).is_newer_than(&newest("b", Some(1))));
-        assert!(!newest("a", Some(1)).is_newer_than(&newest("b", Some(2))));
-        assert!(newest("a", None).is_newer_than(&newest("b", Some(1))));
-        assert!(!newest("a", None).is_newer_than(&newest("a", None)));
+    fn numbers_order_versions_then_times() {
+        for (one, other, order) in [
+            (newest("10", Some(1)), newest("9", Some(2)), Some(Ordering::Greater)),
+            (newest("a", Some(2)), newest("b", Some(1)), Some(Ordering::Greater)),
+            (newest("a", Some(1)), newest("b", Some(1)), Some(Ordering::Equal)),
+            (newest("a", None), newest("b", Some(1)), None),
+        ] {
+            assert_eq!(one.order(&other), order);
+            assert_eq!(other.order(&one), order.map(Ordering::reverse));
+        }
+    }
+
+    #[test]
+    fn a_confirmation_breaks_a_tie_and_a_read_does_not() {
+        let (confirmed, secret) = (Confirmed::new(), SecretName::parse("stores/a/secrets/b").unwrap());
+        for created in [None, Some(1)] {
+            confirmed.confirm(&secret, newest("a", created));
+            confirmed.confirm(&secret, newest("b", created));
+            confirmed.recall(&secret, newest("a", created));
+            assert_eq!(confirmed.of(&secret), Some(newest("b", created)));
+        }
     }
 
     #[test]

@@ -169,9 +169,11 @@ impl Secrets {
     /// For the rotation log: something happened to the secret at `revision`, perhaps the addition of a version. Once
     /// this has returned, no reader gets what was loaded before.
     pub fn invalidate(&self, secret: &SecretName, added: Option<Newest>, revision: Revision) {
-        let read = self.0.values.peek(secret, &VersionId::Latest).map(|read| Newest::from(&read.version));
-        for newest in read.into_iter().chain(added) {
-            self.0.confirmed.confirm(secret, newest);
+        if let Some(read) = self.0.values.peek(secret, &VersionId::Latest) {
+            self.0.confirmed.recall(secret, Newest::from(&read.version));
+        }
+        if let Some(added) = added {
+            self.0.confirmed.confirm(secret, added);
         }
         // A load that begins from here on knows of the change, by its stamp and by what was confirmed.
         self.0.revisions.reach(revision);
@@ -307,14 +309,18 @@ impl Secrets {
         let (provider, secret, version) = (Arc::clone(provider), secret.clone(), version.clone());
         let (confirmed, values) = (Arc::clone(&self.0.confirmed), Arc::clone(&self.0.values));
         Box::pin(async move {
+            let read = || values.peek(&secret, &VersionId::Latest).map(|read| Newest::from(&read.version));
             let fetched = match &version {
                 VersionId::Exact(_) => provider.fetch(&secret, &version).await,
-                VersionId::Latest => {
-                    // What was read before is not taken back either.
-                    let read = values.peek(&secret, &version).map(|read| Newest::from(&read.version));
-                    fetch_latest(&*provider, &secret, Newest::of(confirmed.of(&secret), read)).await
-                }
+                // What was read before is not taken back either.
+                VersionId::Latest => fetch_latest(&*provider, &secret, Newest::of(confirmed.of(&secret), read())).await,
             };
+            // A refusal may drop it from the cache, and must not bring back the version before it.
+            if fetched.is_err()
+                && let Some(read) = read()
+            {
+                confirmed.recall(&secret, read);
+            }
             fetched.map(Arc::new).map_err(in_our_words(&secret))
         })
     }
@@ -348,6 +354,8 @@ fn was_not_made(reason: Reason) -> bool {
 }
 
 impl Kept for Arc<Fetched> {
+    type Key = VersionId;
+
     fn weight(&self) -> usize {
         let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
         self.payload.len() + self.version.id.len() + text(&self.version.content_type)
@@ -356,15 +364,25 @@ impl Kept for Arc<Fetched> {
     fn expires(&self) -> Option<Timestamp> {
         self.version.expires
     }
+
+    fn is_pinned_by(&self, key: &VersionId) -> bool {
+        matches!(key, VersionId::Exact(id) if *id == self.version.id)
+    }
 }
 
 impl Kept for Labels {
+    type Key = ();
+
     fn weight(&self) -> usize {
         self.iter().map(|(key, value)| key.len() + value.len() + 64).sum()
     }
 
     fn expires(&self) -> Option<Timestamp> {
         None
+    }
+
+    fn is_pinned_by(&self, (): &()) -> bool {
+        true
     }
 }
 

@@ -41,10 +41,15 @@ const MAX_LOADS: usize = 16_384;
 
 /// A value that can be kept.
 pub(super) trait Kept: Clone + Send + Sync + 'static {
+    /// What it is asked for by.
+    type Key;
+
     /// In bytes, beyond what every value takes.
     fn weight(&self) -> usize;
     /// When the provider stops handing it out.
     fn expires(&self) -> Option<Timestamp>;
+    /// Whether this key names it and can never name another.
+    fn is_pinned_by(&self, key: &Self::Key) -> bool;
 }
 
 /// What a reader demands beyond the name.
@@ -122,7 +127,7 @@ impl Supply {
 impl<K, V> Cache<K, V>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
-    V: Kept,
+    V: Kept<Key = K>,
 {
     /// `longest`: after this long, nothing is served any more and may be let go.
     pub(super) fn new(

@@ -98,7 +98,7 @@ pub(super) struct Line<K, V> {
     slots: Box<[(K, Arc<Slot<V>>)]>,
 }
 
-impl<K: Eq + Clone, V: Kept> Line<K, V> {
+impl<K: Eq + Clone, V: Kept<Key = K>> Line<K, V> {
     pub(super) fn get(&self, key: &K) -> Option<&Arc<Slot<V>>> {
         self.slots.iter().find(|(known, _)| known == key).map(|(_, slot)| slot)
     }
@@ -113,7 +113,16 @@ impl<K: Eq + Clone, V: Kept> Line<K, V> {
             },
         };
         let others = before.filter(|_| !alone).into_iter().flat_map(|line| line.slots.iter());
-        let mut slots: Vec<_> = others.filter(|(known, _)| known != key).cloned().collect();
+        // A version is refused under whichever of its names it was asked for.
+        let refused = |known: &K, other: &Slot<V>| {
+            let former = before.and_then(|line| line.get(key)).and_then(|slot| slot.outcome.as_ref().ok());
+            slot.outcome.is_err()
+                && other.outcome.as_ref().is_ok_and(|value| {
+                    value.is_pinned_by(key) || former.is_some_and(|former| former.is_pinned_by(known))
+                })
+        };
+        let kept = others.filter(|(known, other)| known != key && !refused(known, other));
+        let mut slots: Vec<_> = kept.cloned().collect();
         if slots.len() >= MAX_SLOTS {
             slots.sort_by_key(|(_, slot)| slot.stamp.begun);
             slots.drain(..=slots.len() - MAX_SLOTS);

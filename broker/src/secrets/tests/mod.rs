@@ -6,4 +6,5 @@ mod interleavings;
 mod memory;
 mod outage;
 mod reading;
+mod vault;
 mod world;

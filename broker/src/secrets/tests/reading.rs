@@ -233,6 +233,39 @@ async fn a_refusal_drops_what_was_kept() {
 }
 
 #[tokio::test]
+async fn a_version_refused_under_one_key_is_not_served_on_under_the_other() {
+    let [latest, pinned, other] = [VersionId::Latest, VersionId::exact("2").unwrap(), VersionId::exact("1").unwrap()];
+    for state in [VersionState::Disabled, VersionState::Destroyed] {
+        for (kept, refused) in [(&latest, &pinned), (&pinned, &latest)] {
+            let world = World::new();
+            let name = db();
+            let read = |version, demand| world.secrets.read(&name, version, demand);
+            world.store.put(&db(), 2);
+            for version in [kept, refused, &other] {
+                read(version, Demand::default()).await.unwrap();
+            }
+            world.store.script().versions.get_mut(&db()).unwrap()[1] = state;
+            let refusal = id(&read(refused, ASK).await).unwrap_err();
+            assert_eq!(id(&read(kept, Demand::default()).await), Err(refusal), "{kept:?} outlived {refused:?}");
+            assert_eq!(read(&other, Demand::default()).await.unwrap().source, Source::Cache);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_version_is_not_replaced_by_an_older_one_while_the_store_lags() {
+    for state in [VersionState::Disabled, VersionState::Destroyed] {
+        let world = World::new();
+        world.store.put(&db(), 2);
+        world.latest().await.unwrap();
+        world.store.script().versions.get_mut(&db()).unwrap()[1] = state;
+        let refusal = id(&world.version("2").await).unwrap_err();
+        world.store.script().lag = 1;
+        assert_eq!(id(&world.latest().await), Err(refusal));
+    }
+}
+
+#[tokio::test]
 async fn max_age_takes_nothing_older_and_zero_asks_the_store() {
     let world = World::new();
     world.store.put(&db(), 1);

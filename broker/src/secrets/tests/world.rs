@@ -279,7 +279,7 @@ pub(super) struct ManualClock {
 }
 
 impl ManualClock {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { base: SystemClock.monotonic(), passed: AtomicU64::new(0) })
     }
 
