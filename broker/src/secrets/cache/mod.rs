@@ -372,7 +372,7 @@ where
         let early = self.spread.hash_one((secret, number)) as u8;
         let slot = Arc::new(Slot::new(outcome, stamp, trip.life, trip.supply.stale, f64::from(early) / 256.0));
         let before = self.lines.get(secret);
-        if let Some(line) = Line::with(before.as_deref(), &key, &slot) {
+        if let Some(line) = Line::with(before.as_deref(), &key, &slot, now) {
             self.lines.insert(secret.clone(), Arc::new(line));
         }
         if let Some(next) = next {

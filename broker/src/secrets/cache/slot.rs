@@ -104,7 +104,7 @@ impl<K: Eq + Clone, V: Kept<Key = K>> Line<K, V> {
     }
 
     /// With the answer of one more load, where it is to be kept.
-    pub(super) fn with(before: Option<&Self>, key: &K, slot: &Arc<Slot<V>>) -> Option<Self> {
+    pub(super) fn with(before: Option<&Self>, key: &K, slot: &Arc<Slot<V>>, now: Instant) -> Option<Self> {
         let alone = match &slot.outcome {
             Ok(_) => false,
             Err(failure) => match verdict(failure.reason()) {
@@ -121,10 +121,12 @@ impl<K: Eq + Clone, V: Kept<Key = K>> Line<K, V> {
                     value.is_pinned_by(key) || former.is_some_and(|former| former.is_pinned_by(known))
                 })
         };
-        let kept = others.filter(|(known, other)| known != key && !refused(known, other));
+        // What nobody may be served any more would live on with the line.
+        let kept = others.filter(|(known, other)| known != key && now < other.stale_until && !refused(known, other));
         let mut slots: Vec<_> = kept.cloned().collect();
         if slots.len() >= MAX_SLOTS {
-            slots.sort_by_key(|(_, slot)| slot.stamp.begun);
+            // Anybody can have versions refused that never were.
+            slots.sort_by_key(|(_, slot)| (slot.outcome.is_ok(), slot.stamp.begun));
             slots.drain(..=slots.len() - MAX_SLOTS);
         }
         slots.push((key.clone(), Arc::clone(slot)));

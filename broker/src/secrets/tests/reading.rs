@@ -266,6 +266,48 @@ async fn a_refused_version_is_not_replaced_by_an_older_one_while_the_store_lags(
 }
 
 #[tokio::test]
+async fn a_refusal_is_not_made_a_silence_by_a_second_look_that_fails() {
+    let world = World::new();
+    world.store.put(&db(), 2);
+    world.latest().await.unwrap();
+    world.store.script().versions.get_mut(&db()).unwrap()[1] = VersionState::Disabled;
+    world.store.script().holds = true;
+    let read = world.begin(ASK);
+    for failure in [None, Some(Reason::ProviderUnavailable)] {
+        until(|| world.store.held() == 1).await;
+        world.store.release(0, failure);
+    }
+    assert_eq!(id(&read.await.unwrap()), Err(Reason::VersionDisabled));
+    assert_eq!(id(&world.latest().await), Err(Reason::VersionDisabled), "what was refused is served as stale");
+}
+
+#[tokio::test]
+async fn absent_versions_push_no_value_out() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.latest().await.unwrap();
+    for absent in 2..200 {
+        world.clock.advance(Duration::from_millis(1));
+        assert_eq!(id(&world.version(&absent.to_string()).await), Err(Reason::VersionNotFound));
+    }
+    assert_eq!(world.latest().await.unwrap().source, Source::Cache);
+}
+
+#[tokio::test]
+async fn what_may_not_be_served_any_more_is_not_kept_for_the_sake_of_what_may() {
+    let world = World::new();
+    world.store.put(&db(), 3);
+    world.store.script().padding = 10_000;
+    for version in ["1", "2", "3"] {
+        world.version(version).await.unwrap();
+        world.clock.advance((FRESHNESS.pinned + FRESHNESS.stale) / 2);
+    }
+    world.secrets.tidy();
+    let bytes = world.secrets.cache_accounts()[0].bytes;
+    assert!((20_000..30_000).contains(&bytes), "{bytes} bytes for two versions");
+}
+
+#[tokio::test]
 async fn max_age_takes_nothing_older_and_zero_asks_the_store() {
     let world = World::new();
     world.store.put(&db(), 1);
