@@ -13,7 +13,7 @@ use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, StoreName, VersionId};
 use crate::secrets::{
     CacheSettings, Demand, Fetched, Labels, Listing, Newest, Page, Provider, Read, Revision, SecretBytes, SecretInfo,
-    Secrets, VersionInfo, VersionState,
+    Secrets, Switched, VersionInfo, VersionState,
 };
 
 const RUNS: u64 = 2_000;
@@ -215,7 +215,7 @@ impl Provider for Vault {
         _: &'a SecretName,
         _: &'a VersionId,
         _: bool,
-    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
+    ) -> BoxFuture<'a, Result<Switched, Failure>> {
         Box::pin(async { Err(unasked()) })
     }
 }
