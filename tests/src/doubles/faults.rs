@@ -9,6 +9,8 @@ pub enum Fault {
     Throttle { retry_after: Option<Duration> },
     /// This HTTP status, in the cloud's own form of an error.
     Status(u16),
+    /// This HTTP status with a page, as from a proxy in front of the cloud.
+    Bare(u16),
     /// The request is read and never answered.
     BlackHole,
     /// The head of the answer arrives, its body never does.

@@ -109,6 +109,11 @@ pub async fn spoil(answer: Answer, fault: Option<Fault>) -> Answer {
         None | Some(Fault::Throttle { .. } | Fault::Status(_) | Fault::WrongCrc) => answer,
         Some(Fault::BlackHole) => std::future::pending().await,
         Some(Fault::SlowBody) => answer.map(|_| StreamBody::new(stream::pending()).boxed_unsync()),
+        Some(Fault::Bare(status)) => {
+            let mut page = Response::new(whole("<html>it works</html>"));
+            *page.status_mut() = StatusCode::from_u16(status).unwrap();
+            page
+        }
         Some(Fault::Garbage) => Response::new(whole(format!("<html>{}</html>", text(answer).await))),
         Some(Fault::Spill) => {
             let quoted = text(answer).await;

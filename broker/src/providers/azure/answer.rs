@@ -113,6 +113,11 @@ impl Refusal {
         serde_json::from_slice(body).unwrap_or_default()
     }
 
+    /// Whether it is the vault's own.
+    pub(super) fn is_told(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.code.is_some())
+    }
+
     /// Whether any of its codes is this one, from the general to the precise.
     pub(super) fn is(&self, wanted: &str) -> bool {
         let mut next = self.error.as_ref();

@@ -110,6 +110,11 @@ impl Words {
             None => failure,
         };
         match (status, about) {
+            // Something in front of the vault, which says nothing of the secret.
+            (403 | 404, _) if !refusal.is_told() => self.out(
+                about,
+                &format!("answered with HTTP status {status} and no key vault's error; check what stands between"),
+            ),
             (400, About::Addition(_)) => {
                 bad_payload("is refused by the key vault as it is; compare its limits on values and tags".to_owned())
             }

@@ -18,7 +18,8 @@ pub(super) fn failure(error: Error, method: &Method, resource: &str, subject: Op
             Reason::ProviderCredential,
             "Secret Manager refuses the broker's token though it should live; see the store's credential in GetStatus",
         ),
-        (403, _) => denied(error.status(), method, resource, subject),
+        // Without the API's own error it is something in front that refuses, and says nothing of the secret.
+        (403, Some(_)) => denied(error.status(), method, resource, subject),
         (429, _) => throttled(&error, resource),
         (404, Some(_)) => not_found(method, resource),
         (400, Some(Code::FailedPrecondition)) => wrong_state(method, resource),

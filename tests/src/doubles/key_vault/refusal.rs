@@ -53,7 +53,8 @@ impl Refusal {
             Fault::Status(status) => {
                 Some(Self::new(StatusCode::from_u16(status).unwrap(), "InternalServerError", None, "Something failed."))
             }
-            Fault::BlackHole
+            Fault::Bare(_)
+            | Fault::BlackHole
             | Fault::SlowBody
             | Fault::TruncatedBody
             | Fault::Garbage

@@ -61,7 +61,8 @@ impl Refusal {
                 refusal.http = Some(status);
                 Some(refusal)
             }
-            Fault::BlackHole
+            Fault::Bare(_)
+            | Fault::BlackHole
             | Fault::SlowBody
             | Fault::TruncatedBody
             | Fault::Garbage
