@@ -111,14 +111,19 @@ impl Guard {
         let mut patience = self.settings.maximum_wait;
         let mut turn = self.turn(operation, about, &mut patience).await?;
         let mut attempts = 1;
+        let mut doubt = None;
         loop {
             let failure = match self.attempt(turn, request()).await {
                 Err(failure) => failure,
                 answer => return answer,
             };
-            let Some(pause) = self.pause_before_retry(operation, about, attempts, &failure, patience) else {
-                return Err(failure);
-            };
+            let pause = self.pause_before_retry(operation, about, attempts, &failure, patience);
+            // A change that got no answer may have been made, whatever is said to its repetition.
+            if operation == Operation::Write && Verdict::of(&failure) == Verdict::Silent {
+                doubt.get_or_insert_with(|| failure.clone());
+            }
+            let failure = doubt.clone().unwrap_or(failure);
+            let Some(pause) = pause else { return Err(failure) };
             sleep(pause).await;
             patience = patience.saturating_sub(pause);
             // What the provider said last is worth more than why it is not asked again.

@@ -415,6 +415,21 @@ async fn an_attempt_that_hangs_ends_in_time_and_a_write_is_never_sent_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_that_may_have_been_made_stays_in_doubt_whatever_its_repetition_meets() {
+    for then in [denial(), throttle(SECOND)] {
+        let world = World::new(settings(100, SECOND, MINUTE));
+        let call = async |operation, mut says: Vec<Result<(), Failure>>| {
+            world.guard.call(operation, "", || std::future::ready(says.pop().unwrap())).await
+        };
+        let retold = || Failure::new(then.reason(), "then");
+        let says = || vec![Err(retold()), Err(retold()), Err(silence())];
+        assert_eq!(call(Operation::Write, says()).await.unwrap_err().reason(), Reason::ProviderUnavailable);
+        assert_eq!(call(Operation::Access, says()).await.unwrap_err().reason(), then.reason());
+        assert!(call(Operation::Write, vec![Ok(()), Err(silence())]).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_ledger_tells_use_rest_and_forecast() {
     let world = World::new(settings(200, MINUTE, SECOND));
     // One a second is within the budget for ever.
