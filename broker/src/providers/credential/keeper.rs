@@ -44,6 +44,8 @@ pub(super) struct State {
     next: Instant,
     /// When a refusal last brought the next attempt forward.
     refusal: Option<Instant>,
+    /// Whether that attempt is due or under way, and worth a wait.
+    replacing: bool,
 }
 
 #[derive(Clone)]
@@ -52,12 +54,14 @@ pub(super) struct Held {
     pub(super) obtained_at: Timestamp,
     /// On the clock that nobody sets.
     until: Instant,
+    /// By a cloud, though it should live.
     refused: bool,
 }
 
 impl Keeper {
     pub(super) fn new(credential: Arc<str>, scope: &str, clock: SharedClock) -> Arc<Self> {
-        let state = State { held: None, broken: None, failures: 0, row: 0, next: clock.monotonic(), refusal: None };
+        let next = clock.monotonic();
+        let state = State { held: None, broken: None, failures: 0, row: 0, next, refusal: None, replacing: false };
         let (look, jitter) = (Notify::new(), Jitter::new(&credential, clock.now()));
         Arc::new(Self { credential, scope: scope.to_owned(), clock, state: watch::Sender::new(state), look, jitter })
     }
@@ -90,17 +94,16 @@ impl Keeper {
     pub(super) fn refused(&self, token: &Token) {
         let now = self.clock.monotonic();
         self.state.send_if_modified(|state| {
-            let known = state.held.as_mut().filter(|held| held.token.value() == token.value() && !held.refused);
-            let lately = state.refusal.is_some_and(|at| now.saturating_duration_since(at) < REFUSAL_INTERVAL);
-            let Some(held) = known.filter(|_| !lately) else {
+            let Some(held) = state.held.as_mut().filter(|held| held.token.value() == token.value()) else {
                 return false;
             };
             held.refused = true;
-            state.refusal = Some(now);
-            // A failing credential keeps its pace.
-            if state.broken.is_none() {
-                state.next = now;
+            let lately = state.refusal.is_some_and(|at| now.saturating_duration_since(at) < REFUSAL_INTERVAL);
+            // A failing credential keeps its pace, and its last token serves those that take it.
+            if lately || state.broken.is_some() {
+                return false;
             }
+            (state.refusal, state.replacing, state.next) = (Some(now), true, now);
             true
         });
         self.look.notify_one();
@@ -172,7 +175,7 @@ impl Keeper {
     }
 
     fn usable(&self, state: &State) -> Option<Token> {
-        let held = state.held.as_ref().filter(|held| !held.refused && held.is_alive(&*self.clock))?;
+        let held = state.held.as_ref().filter(|held| !state.replacing && held.is_alive(&*self.clock))?;
         Some(held.token.clone())
     }
 
@@ -185,9 +188,10 @@ impl Keeper {
 impl State {
     pub(super) fn health(&self, clock: &dyn Clock) -> CredentialHealth {
         let alive = self.held.as_ref().is_some_and(|held| held.is_alive(clock));
+        let refused = self.held.as_ref().is_some_and(|held| held.refused);
         match (alive, &self.broken) {
-            (true, None) => CredentialHealth::Healthy,
-            (true, Some(_)) => CredentialHealth::Degraded,
+            (true, None) if !refused => CredentialHealth::Healthy,
+            (true, _) => CredentialHealth::Degraded,
             (false, Some(_)) => CredentialHealth::Unhealthy,
             (false, None) => CredentialHealth::Unknown,
         }
@@ -213,6 +217,7 @@ impl State {
         self.next = now + life.mul_f64(0.7 + jitter / 10.0).max(FIRST_RETRY);
         self.held = Some(Held { token, obtained_at: wall, until: now + life, refused: false });
         self.broken = None;
+        self.replacing = false;
         self.row = 0;
     }
 
@@ -221,6 +226,8 @@ impl State {
         let pause = FIRST_RETRY.saturating_mul(1 << self.row.min(8)).min(most);
         self.next = now + pause.mul_f64(0.8 + jitter * 0.4);
         self.broken = Some(broken);
+        // It may be one store's affair: the others need not wait for what does not come.
+        self.replacing = false;
         self.row = self.row.saturating_add(1);
         self.failures += 1;
     }

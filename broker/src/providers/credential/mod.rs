@@ -91,7 +91,7 @@ pub enum CredentialHealth {
     /// Nobody asked for a token yet, or the first is on its way.
     Unknown,
     Healthy,
-    /// Lives on the last token.
+    /// Lives on the last token, or on one that a cloud refused.
     Degraded,
     Unhealthy,
 }

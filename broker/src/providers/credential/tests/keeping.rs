@@ -203,6 +203,38 @@ async fn a_refused_token_serves_on_where_no_other_can_be_had() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_stores_refusals_slow_no_other_store_while_no_token_can_be_had() {
+    let world = World::new(&[Step::Token]);
+    world.then(Step::Fail);
+    let token = world.token().await.unwrap();
+    world.credential.refused("s", &token);
+    assert_eq!(world.value().await, "s-1");
+    let begun = tokio::time::Instant::now();
+    for _ in 0..100 {
+        // Further on than the interval between the renewals that refusals ask for.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.credential.refused("s", &token);
+        assert_eq!(world.value().await, "s-1");
+    }
+    assert_eq!(begun.elapsed().as_secs(), 100, "callers waited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_whose_token_is_refused_is_not_called_healthy() {
+    let world = World::new(&[]);
+    for expected in ["s-1", "s-2", "s-2"] {
+        let token = world.token().await.unwrap();
+        assert_eq!(token.value(), expected);
+        world.credential.refused("s", &token);
+        assert_eq!(world.credential.status().health, CredentialHealth::Degraded);
+    }
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    world.credential.refused("s", &world.token().await.unwrap());
+    assert_eq!(world.value().await, "s-3");
+    assert_eq!(world.credential.status().health, CredentialHealth::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_makes_a_token_no_older_and_no_younger_than_is_safe() {
     let world = World::new(&[]);
     assert_eq!(world.value().await, "s-1");
