@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use google_cloud_gax::client_builder;
+use google_cloud_gax::client_builder::{self, internal::with_follow_redirects};
 use google_cloud_gax::error::Error;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_secretmanager_v1::client::SecretManagerService;
@@ -46,6 +46,8 @@ impl Requests {
             Some(endpoint) => builder.with_endpoint(endpoint),
             None => builder,
         };
+        // A token goes where it is sent and no further.
+        let builder = with_follow_redirects(builder, false);
         Ok(Self { client: builder.build().await?, credential, guard })
     }
 
