@@ -165,6 +165,24 @@ async fn a_version_out_of_use_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_stands_whatever_becomes_of_the_second_look() {
+    let azure = Azure::with_secret().await;
+    let absent = VersionId::exact("0123456789abcdef0123456789abcdef").unwrap();
+    azure.vault.spoil_only(Operation::ListVersions);
+    for fault in [Fault::Status(503), Fault::Status(403), Fault::Throttle { retry_after: None }, Fault::Garbage] {
+        azure.vault.faults().set(fault);
+        let failure = refused(&azure.open(), &secret("db"), &absent).await;
+        assert_eq!(failure.reason(), Reason::VersionNotFound, "{fault:?}: {failure}");
+        azure.vault.faults().clear();
+    }
+    let guard = GuardSettings { metadata: Budget { limit: 1, window: Duration::from_secs(60) }, ..unhurried() };
+    let opened = open(&Settings { guard, ..azure.settings() }, Tokens::good());
+    opened.describe(&secret("db")).await.unwrap();
+    assert_eq!(refused(&opened, &secret("db"), &absent).await.reason(), Reason::VersionNotFound);
+    assert_eq!(refused(&azure.open(), &secret("gone"), &absent).await.reason(), Reason::SecretNotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_version_takes_over_tags_and_content_type() {
     let azure = Azure::start().await;
     let opened = azure.open();
@@ -224,6 +242,8 @@ async fn every_broken_answer_has_its_reason() {
         (Fault::Status(500), Reason::ProviderUnavailable),
         (Fault::Status(503), Reason::ProviderUnavailable),
         (Fault::Throttle { retry_after: None }, Reason::ProviderThrottled),
+        (Fault::Bare(403), Reason::ProviderUnavailable),
+        (Fault::Bare(404), Reason::ProviderUnavailable),
         (Fault::Status(403), Reason::ProviderDenied),
         (Fault::Status(401), Reason::ProviderCredential),
     ] {

@@ -105,7 +105,33 @@ async fn a_version_in_the_wrong_state_is_told_from_one_that_is_not_there() {
     // A broker that may read values and nothing else cannot take the second look, and says what it knows.
     google.grant(TOKEN, &[Method::AccessSecretVersion]);
     assert_eq!(refused(&store, "db", &version("1")).await.reason(), Reason::VersionDisabled);
-    assert_eq!(refused(&store, "db", &version("4")).await.reason(), Reason::SecretNotFound);
+    assert_eq!(refused(&store, "db", &version("4")).await.reason(), Reason::VersionNotFound);
+    assert_eq!(refused(&store, "absent", &VersionId::Latest).await.reason(), Reason::SecretNotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_stands_whatever_becomes_of_the_second_look() {
+    let google = with_versions(&[b"1", b"2"]).await;
+    open(&google, None).await.set_enabled(&secret("db"), &version("2"), false).await.unwrap();
+    let refusals = [
+        ("db", version("2"), Reason::VersionDisabled, Method::GetSecretVersion),
+        ("db", VersionId::Latest, Reason::VersionDisabled, Method::GetSecretVersion),
+        ("db", version("3"), Reason::VersionNotFound, Method::GetSecret),
+        ("absent", VersionId::Latest, Reason::SecretNotFound, Method::GetSecret),
+    ];
+    for (id, asked, reason, second) in refusals {
+        let store = open(&google, None).await;
+        // The budget's only request is made.
+        let spent = with_metadata_budget(&google.endpoint(), None, PATIENCE, 1).await;
+        spent.describe(&secret("db")).await.unwrap();
+        google.spoil_only(second);
+        google.faults().set(Fault::Status(503));
+        assert_eq!(refused(&store, id, &asked).await.reason(), reason, "out: {id} {asked:?}");
+        google.faults().clear();
+        let before = google.count(second);
+        assert_eq!(refused(&spent, id, &asked).await.reason(), reason, "no budget: {id} {asked:?}");
+        assert_eq!(google.count(second), before);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,6 +190,8 @@ async fn every_broken_answer_has_its_reason() {
         (Fault::Status(503), Reason::ProviderUnavailable),
         (Fault::Status(504), Reason::ProviderUnavailable),
         (Fault::Throttle { retry_after: None }, Reason::ProviderThrottled),
+        (Fault::Bare(403), Reason::ProviderUnavailable),
+        (Fault::Bare(404), Reason::ProviderUnavailable),
         (Fault::Status(403), Reason::ProviderDenied),
         (Fault::Status(401), Reason::ProviderCredential),
     ] {
@@ -196,6 +224,23 @@ async fn every_broken_answer_has_its_reason() {
     drop(google);
     let store = open_at(&gone, None, PATIENCE).await;
     assert_eq!(refused(&store, "db", &VersionId::Latest).await.reason(), Reason::ProviderUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_is_not_followed() {
+    let google = with_versions(&[b"1"]).await;
+    let target = google.endpoint();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let handler: Handler = Arc::new(move |request| {
+        let mut answer = http::json(StatusCode::TEMPORARY_REDIRECT, &json!({}));
+        let place = format!("{target}{}", request.uri());
+        answer.headers_mut().insert("location", HeaderValue::try_from(place).unwrap());
+        Box::pin(std::future::ready(answer))
+    });
+    let elsewhere = http::serve(listener, None, handler);
+    let store = open_at(&format!("http://{}", elsewhere.address()), None, PATIENCE).await;
+    assert_eq!(refused(&store, "db", &VersionId::Latest).await.reason(), Reason::ProviderUnavailable);
+    assert_eq!(google.requests(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,10 +369,14 @@ async fn open(google: &SecretManager, location: Option<&str>) -> GcpStore {
 
 /// `patience` is what one answer may take.
 async fn open_at(endpoint: &str, location: Option<&str>, patience: Duration) -> GcpStore {
+    with_metadata_budget(endpoint, location, patience, 90_000).await
+}
+
+async fn with_metadata_budget(endpoint: &str, location: Option<&str>, patience: Duration, limit: u32) -> GcpStore {
     let budget = Budget { limit: 90_000, window: Duration::from_secs(60) };
     let guard = GuardSettings {
         access: budget,
-        metadata: budget,
+        metadata: Budget { limit, ..budget },
         write: budget,
         maximum_wait: Duration::from_secs(5),
         request_timeout: patience,

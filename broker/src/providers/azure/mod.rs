@@ -136,10 +136,11 @@ impl Provider for AzureStore {
         Box::pin(async move {
             self.check(secret, Some(version))?;
             let bundle = match self.vault.get(secret, version).await {
-                // The vault says the same of an absent secret and an absent version.
+                // The vault says the same of an absent secret and an absent version. Where the list does not tell which,
+                // the refusal stands: the version must not be served because the next question got no answer.
                 Err(failure) if failure.reason() == Reason::VersionNotFound => {
-                    self.all_versions(secret).await?;
-                    return Err(failure);
+                    let absent = self.all_versions(secret).await.err();
+                    return Err(absent.filter(|second| second.reason() == Reason::SecretNotFound).unwrap_or(failure));
                 }
                 answer => answer?,
             };

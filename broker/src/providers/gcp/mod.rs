@@ -101,7 +101,8 @@ impl GcpStore {
     }
 
     /// Google says `NOT_FOUND` for secrets and versions alike, and `FAILED_PRECONDITION` for disabled and destroyed
-    /// ones: a second look tells which it is, where the broker may look.
+    /// ones: a second look tells which it is, where the broker may look. Without it the refusal stands, of this version
+    /// and no other: what was refused must not be served because the next question got no answer.
     async fn explained(
         &self,
         failure: Failure,
@@ -117,10 +118,11 @@ impl GcpStore {
         } else {
             return failure;
         };
-        match looked {
-            Ok(precise) => precise,
-            Err(second) if second.reason() == Reason::ProviderDenied => failure,
-            Err(second) => second,
+        match (looked, version) {
+            (Ok(precise), _) => precise,
+            (Err(second), _) if second.reason() == Reason::SecretNotFound => second,
+            (Err(_), VersionId::Exact(_)) if failure.reason() == Reason::SecretNotFound => no_version(secret, version),
+            (Err(_), _) => failure,
         }
     }
 }

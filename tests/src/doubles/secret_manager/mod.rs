@@ -43,6 +43,8 @@ struct Backend {
     verifiers: Mutex<Vec<(Verifier, Vec<Method>)>>,
     counts: Mutex<BTreeMap<Method, usize>>,
     faults: Faults,
+    /// What faults befall; everything without it.
+    faulty: Mutex<Option<Method>>,
 }
 
 impl SecretManager {
@@ -110,6 +112,11 @@ impl SecretManager {
         &self.backend.faults
     }
 
+    /// From now on faults befall this method only.
+    pub fn spoil_only(&self, method: Method) {
+        *self.backend.faulty.lock().unwrap() = Some(method);
+    }
+
     /// Requests of this method so far, whatever became of them.
     pub fn count(&self, method: Method) -> usize {
         self.backend.counts.lock().unwrap().get(&method).copied().unwrap_or_default()
@@ -125,7 +132,8 @@ impl Backend {
     /// Counts the request, and says who may make it. `token` is the bearer's, where there is one.
     fn admit(&self, method: Method, token: Option<&str>, resource: &str) -> Result<Option<Fault>, Refusal> {
         *self.counts.lock().unwrap().entry(method).or_default() += 1;
-        let fault = self.faults.next();
+        let spared = self.faulty.lock().unwrap().is_some_and(|faulty| faulty != method);
+        let fault = if spared { None } else { self.faults.next() };
         if let Some(refusal) = fault.and_then(Refusal::of) {
             return Err(refusal);
         }
