@@ -1,6 +1,6 @@
 //! Page tokens: a provider's own place marker, sealed so that it tells its holder nothing and fits no other request.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, MAX_TAG_LEN, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -9,9 +9,12 @@ use crate::error::{Failure, Reason};
 
 const DEFAULT_SIZE: usize = 50;
 const MAX_SIZE: i32 = 1000;
-const MAX_TOKEN: usize = 2048;
 /// Longer than any secret's id.
 const PLACE: usize = 256;
+/// A provider's own marker may be longer.
+const MAX_PLACE: usize = 4096;
+/// In base64, what `seal` makes of the longest place.
+const MAX_TOKEN: usize = (NONCE_LEN + MAX_PLACE + MAX_TAG_LEN).div_ceil(3) * 4;
 
 /// Seals tokens with a key that lives as long as the process: a token from before a restart starts over.
 pub struct PageTokens(RandomizedNonceKey);
@@ -35,6 +38,10 @@ impl PageTokens {
     }
 
     pub fn seal(&self, place: &str, binding: Binding) -> Result<String, Failure> {
+        if place.len() > MAX_PLACE {
+            let message = "the store marks its pages in a way that is too long to be passed on; report this";
+            return Err(Failure::new(Reason::Internal, message));
+        }
         // All of one length: the place is a name, and not always one that the caller may see.
         let mut sealed = vec![0; PLACE.max(place.len())];
         sealed[..place.len()].copy_from_slice(place.as_bytes());
@@ -105,6 +112,17 @@ mod tests {
         }
         assert_eq!(PageTokens::new().unwrap().open(&token, mine).unwrap_err().reason(), Reason::InvalidPageToken);
         assert_eq!(tokens.open("", mine).unwrap(), None);
+    }
+
+    #[test]
+    fn whatever_is_sealed_opens() {
+        let (tokens, binding) = (PageTokens::new().unwrap(), Binding::of(&["me"]));
+        for length in [0, PLACE, PLACE + 1, 2048, MAX_PLACE] {
+            let place = "x".repeat(length);
+            let token = tokens.seal(&place, binding).unwrap();
+            assert_eq!(tokens.open(&token, binding).unwrap(), Some(place), "{length}");
+        }
+        assert!(tokens.seal(&"x".repeat(MAX_PLACE + 1), binding).is_err());
     }
 
     #[test]
