@@ -86,20 +86,22 @@ fn freshness(s: &mut Section<'_, '_>) -> Freshness {
             duration("0s", "24h"),
             "5m",
             "How long `latest` is served without asking the store: as long a rotation may go unnoticed that no event \
-             tells of. A rotation through the broker, or told by an event, is served at once.",
+             tells of. A rotation through this replica, or told to it by an event, is served at once; others serve the \
+             old value until then.",
         ),
         pinned: s.with_default(
             "pinned_fresh_for",
             duration("0s", "24h"),
             "30m",
             "The same for versions asked for by their id: as long a disabled or destroyed one may still be served, \
-             where neither the broker nor an event tells.",
+             where neither a change through this replica nor an event tells.",
         ),
         labels: s.with_default(
             "labels_fresh_for",
             duration("0s", "24h"),
             "5m",
-            "The same for labels, and so how long policy goes by old ones.",
+            "The same for labels, and so how long policy goes by old ones; while the store cannot answer, for as long \
+             again at most, or for `stale_if_error` where that is shorter.",
         ),
         stale: s.with_default(
             "stale_if_error",
@@ -179,7 +181,7 @@ const GOOGLE: Budgets = Budgets {
     access: (
         "45000",
         "Reads of values that this replica may make in any minute. Google's quota is 90,000 for the whole project; \
-         the replicas' budgets should add up to less.",
+         the budgets of all replicas, and of all stores on the project, should add up to less.",
     ),
     metadata: (
         "300",
@@ -195,7 +197,7 @@ const AZURE: Budgets = Budgets {
     access: (
         "1500",
         "Reads of values that this replica may make in any 10 s. Azure's quota is 4,000 for the vault, requests of \
-         every class together; the replicas' budgets should add up to less.",
+         every class together; the budgets of all replicas, and of all stores on the vault, should add up to less.",
     ),
     metadata: (
         "400",
