@@ -89,24 +89,25 @@ impl Secrets {
             .into_iter()
             .map(|(name, provider)| {
                 let freshness = settings.stores.get(&name).copied().unwrap_or_default();
-                let supply = || Supply::new(freshness.stale, clock);
-                (name, Store { provider, freshness, values: supply(), labels: supply() })
+                let values = Supply::new(freshness.stale, clock);
+                let labels = Supply::new(stale_labels(&freshness), clock);
+                (name, Store { provider, freshness, values, labels })
             })
             .collect();
         let longest = |life: fn(&Freshness) -> Duration| {
-            stores.values().map(|store| life(&store.freshness) + store.freshness.stale).max().unwrap_or_default()
+            stores.values().map(|store| life(&store.freshness)).max().unwrap_or_default()
         };
         let for_labels = settings.size / LABELS_SHARE;
         let values = Cache::new(
             settings.size - for_labels,
-            longest(|freshness| freshness.latest.max(freshness.pinned)),
+            longest(|freshness| freshness.latest.max(freshness.pinned) + freshness.stale),
             Arc::clone(&revisions),
             errands.clone(),
             Arc::clone(clock),
         );
         let labels = Cache::new(
             for_labels,
-            longest(|freshness| freshness.labels),
+            longest(|freshness| freshness.labels + stale_labels(freshness)),
             Arc::clone(&revisions),
             errands.clone(),
             Arc::clone(clock),
@@ -375,6 +376,12 @@ impl Kept for Labels {
 
     fn weight(&self) -> usize {
         self.iter().map(|(key, value)| key.len() + value.len() + 64).sum()
+/// Policy must not go by old labels for as long as readers go by old values: whoever wears out the metadata budget could
+/// keep a label that was taken away in force.
+fn stale_labels(freshness: &Freshness) -> Duration {
+    freshness.stale.min(freshness.labels)
+}
+
     }
 
     fn expires(&self) -> Option<Timestamp> {

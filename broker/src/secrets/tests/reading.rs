@@ -480,7 +480,10 @@ async fn labels_are_asked_for_once_a_life() {
     assert_eq!(world.store.script().describes, 1);
     world.clock.advance(FRESHNESS.labels);
     world.store.script().failure = Some(Reason::ProviderThrottled);
-    assert!(world.secrets.labels(&db()).await.unwrap().is_some(), "labels have no stale life");
+    assert!(world.secrets.labels(&db()).await.unwrap().is_some());
+    world.clock.advance(FRESHNESS.labels);
+    let late = world.secrets.labels(&db()).await.unwrap_err();
+    assert_eq!(late.reason(), Reason::ProviderThrottled, "policy went by labels of long ago");
     world.store.script().failure = None;
     let elsewhere = SecretName::parse("stores/none/secrets/db").unwrap();
     assert_eq!(world.secrets.labels(&elsewhere).await.unwrap(), None);
