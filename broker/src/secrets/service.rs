@@ -76,6 +76,8 @@ pub struct Refreshed {
 
 /// The part of the cache that is for labels: they are small, and policy waits for them.
 const LABELS_SHARE: u64 = 8;
+/// Of a thousand versions each.
+const MAX_VERSION_PAGES: usize = 25;
 
 impl Secrets {
     pub fn new(
@@ -224,7 +226,7 @@ impl Secrets {
     pub async fn version(&self, permit: &Permit, id: &str) -> Result<VersionInfo, Failure> {
         let secret = permitted_secret(permit)?;
         let mut page = Page { size: 1000, token: None };
-        loop {
+        for _ in 0..MAX_VERSION_PAGES {
             let listing = self.provider(secret)?.versions(secret, page).await.map_err(in_our_words(secret))?;
             if let Some(found) = listing.items.into_iter().find(|version| &*version.id == id) {
                 return Ok(found);
@@ -254,6 +256,9 @@ impl Secrets {
     ) -> Result<Changed, Failure> {
         let provider = Arc::clone(self.provider(&secret)?);
         let this = self.clone();
+        let message =
+            format!("{secret} has too many versions to look through for {id}; make the change without validate_only");
+        Err(Failure::new(Reason::UnsupportedByStore, message))
         self.carry_out(async move {
             let added = provider.add(&secret, payload, creation).await;
             if let Ok(version) = &added {
