@@ -1,5 +1,6 @@
 //! Google Secret Manager: the double is judged by Google's own client, and the `gcp` store by the double.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use keyferry_broker::providers::credential::{Broken, Credential, Token, TokenSou
 use keyferry_broker::providers::gcp::GcpStore;
 use keyferry_broker::providers::guard::{Budget, Guard, GuardSettings};
 use keyferry_broker::secrets::{Page, Provider as _, SecretBytes};
-use keyferry_proto::v1::GetSecretRequest;
+use keyferry_proto::v1::batch_get_secrets_result::Result as Entry;
+use keyferry_proto::v1::{AddSecretVersionRequest, BatchGetSecretsRequest, GetSecretRequest};
 use keyferry_tests::broker::TestBroker;
 use keyferry_tests::conformance::conforms_given;
 use keyferry_tests::doubles::faults::Fault;
@@ -24,6 +26,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::status;
+use crate::visibility::{HIDING, assert_alike, enforce};
 
 const TOKEN: &str = "token-of-the-broker";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -162,7 +165,7 @@ async fn takes_payloads_of_1_to_65536_bytes() {
         assert!(matches!(refused.detail(), Detail::BadField { field: "payload", .. }), "{refused}");
         assert!(refused.message().contains(&length.to_string()) && refused.message().contains("65536"), "{refused}");
     }
-    assert_eq!(google.count(Method::AddSecretVersion), 3, "what is too large is not sent");
+    assert_eq!(google.count(Method::AddSecretVersion), 2, "what cannot be kept is not sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -308,14 +311,7 @@ async fn a_page_token_of_another_list_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_reads_googles_secrets_with_the_token_of_its_machine() {
     let google = with_versions(&[b"of old", b"of now"]).await;
-    let metadata = metadata_server().await;
-    let configuration = format!(
-        "[credentials.machine]\nkind = \"google-metadata\"\nmetadata_url = \"http://{}\"\n\
-         [stores.google]\nkind = \"gcp\"\nproject = \"{PROJECT}\"\ncredential = \"machine\"\nendpoint = \"{}\"\n",
-        metadata.address(),
-        google.endpoint()
-    );
-    let broker = TestBroker::with(&configuration, Arc::new(SystemClock)).await;
+    let (broker, _metadata) = broker_on(&google, "").await;
     let mut client = broker.secrets(&broker.client).await;
     let mut get = async |name: &str| {
         let request = GetSecretRequest { name: name.to_owned(), ..GetSecretRequest::default() };
@@ -334,6 +330,70 @@ async fn a_broker_reads_googles_secrets_with_the_token_of_its_machine() {
     }
     assert_eq!(google.requests(), before, "a name that is wrong by itself costs no request");
     assert_eq!(status::refused(get("stores/google/secrets/absent").await), "SECRET_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_nothing_has_a_store_asked_no_further_than_quota_goes() {
+    let google = with_versions(&[b"1"]).await;
+    let (broker, _metadata) = broker_on(&google, "[quota]\ndistinct_secrets = 5\n").await;
+    enforce(&broker, HIDING).await;
+    let stranger = broker.ca.client("stranger");
+    let invented = |index| GetSecretRequest { name: format!("stores/google/secrets/s{index}"), ..Default::default() };
+    let requests = (0..100).map(invented).collect();
+    let batch = broker.secrets(&stranger).await.batch_get_secrets(BatchGetSecretsRequest { requests }).await;
+    let mut told = BTreeMap::new();
+    for entry in batch.unwrap().into_inner().results {
+        let Some(Entry::Error(error)) = entry.result else { panic!("{entry:?}") };
+        *told.entry(format!("{:?}", error.reason())).or_insert(0) += 1;
+    }
+    assert_eq!(told, [("AccessDenied".to_owned(), 5), ("DistinctSecretsExceeded".to_owned(), 95)].into());
+    assert_eq!(google.count(Method::GetSecret), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_addition_tells_hidden_from_absent_no_more_and_creates_nothing() {
+    let google = with_versions(&[b"1"]).await;
+    google.create_secret(None, "hidden", &[("env", "prod")]);
+    let (broker, _metadata) = broker_on(&google, "").await;
+    enforce(&broker, HIDING).await;
+    let mut client = broker.secrets(&broker.client).await;
+    let mut add = async |id: &str, payload: &'static [u8], allow_missing, validate_only, env: &str| {
+        let request = AddSecretVersionRequest {
+            parent: format!("stores/google/secrets/{id}"),
+            payload: payload.into(),
+            allow_missing,
+            validate_only,
+            labels: [("env".to_owned(), env.to_owned())].into(),
+            ..Default::default()
+        };
+        client.add_secret_version(request).await
+    };
+    for (payload, allow_missing, env, told) in [
+        (&b"x"[..], false, "dev", "SECRET_NOT_FOUND"),
+        (b"x", true, "dev", "UNSUPPORTED_BY_STORE"),
+        (b"x", true, "prod", "UNSUPPORTED_BY_STORE"),
+        (b"", false, "dev", "INVALID_ARGUMENT"),
+        (b"", true, "dev", "INVALID_ARGUMENT"),
+    ] {
+        for validate_only in [true, false] {
+            let hidden = add("hidden", payload, allow_missing, validate_only, env).await.unwrap_err();
+            let absent = add("absent", payload, allow_missing, validate_only, env).await.unwrap_err();
+            assert_alike(&hidden, &absent, told);
+        }
+    }
+    let added = add("db", b"2", true, false, "prod").await.unwrap().into_inner();
+    assert_eq!(added.version.unwrap().name, "stores/google/secrets/db/versions/2", "what exists need not be created");
+}
+
+async fn broker_on(google: &SecretManager, more: &str) -> (TestBroker, Server) {
+    let metadata = metadata_server().await;
+    let configuration = format!(
+        "[credentials.machine]\nkind = \"google-metadata\"\nmetadata_url = \"http://{}\"\n\
+         [stores.google]\nkind = \"gcp\"\nproject = \"{PROJECT}\"\ncredential = \"machine\"\nendpoint = \"{}\"\n{more}",
+        metadata.address(),
+        google.endpoint()
+    );
+    (TestBroker::with(&configuration, Arc::new(SystemClock)).await, metadata)
 }
 
 /// Of a virtual machine in Google's cloud, as far as tokens go.

@@ -1,17 +1,20 @@
 //! What policy hides cannot be told from what is not there.
 
 use std::fs;
+use std::sync::Arc;
 
+use keyferry_broker::clock::SystemClock;
 use keyferry_proto::v1::{
-    AddSecretVersionRequest, BatchGetSecretsRequest, GetSecretRequest, ListSecretVersionsRequest, ListSecretsRequest,
-    batch_get_secrets_result::Result as Entry,
+    AddSecretVersionRequest, BatchGetSecretsRequest, DisableSecretVersionRequest, GetSecretRequest,
+    ListSecretVersionsRequest, ListSecretsRequest, RefreshSecretRequest, batch_get_secrets_result::Result as Entry,
 };
 use keyferry_tests::broker::{TestBroker, get};
+use tonic::Status;
 
 use crate::reload::eventually;
 use crate::status::{reason, refused};
 
-const HIDING: &str = r#"
+pub(crate) const HIDING: &str = r#"
 permit (principal, action, resource)
 when { principal has certificate && principal.certificate has spiffe && principal.certificate.spiffe.path == "/client" }
 unless { resource is Keyferry::Secret && resource.hasTag("env") && resource.getTag("env") == "prod" };
@@ -21,13 +24,75 @@ when { principal has certificate && principal.certificate has spiffe && principa
 
 /// A broker whose client may do everything but touch what is labelled `prod`.
 async fn hiding() -> TestBroker {
-    let broker = TestBroker::start().await;
-    fs::write(broker.path().join("policy/test.cedar"), HIDING).unwrap();
-    let before = broker.broker.parts().gate.policies().status().hash;
-    let changed = async || broker.broker.parts().gate.policies().status().hash != before;
-    eventually("the policy is in force", changed).await;
+    hiding_with("").await
+}
+
+async fn hiding_with(more: &str) -> TestBroker {
+    let broker = TestBroker::with(more, Arc::new(SystemClock)).await;
+    enforce(&broker, HIDING).await;
     broker.put("hidden", b"x", &[("env", "prod")]).await;
     broker
+}
+
+pub(crate) async fn enforce(broker: &TestBroker, policy: &str) {
+    let before = broker.broker.parts().gate.policies().status().hash;
+    fs::write(broker.path().join("policy/test.cedar"), policy).unwrap();
+    let changed = async || broker.broker.parts().gate.policies().status().hash != before;
+    eventually("the policy is in force", changed).await;
+}
+
+pub(crate) fn assert_alike(hidden: &Status, absent: &Status, told: &str) {
+    assert_eq!((reason(hidden), reason(absent)), (told.to_owned(), told.to_owned()));
+    let alike = hidden.message().replace("/hidden", "/absent");
+    assert_eq!((hidden.code(), alike.as_str()), (absent.code(), absent.message()));
+    assert_eq!(hidden.details().len(), absent.details().len());
+}
+
+#[tokio::test]
+async fn what_is_asked_beyond_the_name_tells_hidden_from_absent_no_more() {
+    let broker = hiding().await;
+    let mut client = broker.secrets(&broker.client).await;
+    for (version, min_revision, epoch, told) in [
+        ("", 1, "00", "EPOCH_CHANGED"),
+        ("", 999_999, "", "REVISION_NOT_REACHED"),
+        ("/versions/abc", 0, "", "VERSION_NOT_FOUND"),
+        ("/versions/01", 0, "", "VERSION_NOT_FOUND"),
+        ("/versions/1", 0, "", "SECRET_NOT_FOUND"),
+        ("/versions/7", 0, "", "SECRET_NOT_FOUND"),
+    ] {
+        let mut read = async |id: &str| {
+            let name = format!("stores/local/secrets/{id}{version}");
+            let request = GetSecretRequest { name, min_revision, epoch: epoch.into(), ..Default::default() };
+            client.get_secret(request).await.unwrap_err()
+        };
+        assert_alike(&read("hidden").await, &read("absent").await, told);
+    }
+
+    let mut operations = broker.operations(&broker.client).await;
+    for (version, told) in [("abc", "VERSION_NOT_FOUND"), ("1", "SECRET_NOT_FOUND")] {
+        let name = |id: &str| format!("stores/local/secrets/{id}/versions/{version}");
+        let mut refresh =
+            async |id: &str| operations.refresh_secret(RefreshSecretRequest { name: name(id) }).await.unwrap_err();
+        assert_alike(&refresh("hidden").await, &refresh("absent").await, told);
+        let mut disable = async |id: &str| {
+            let request = DisableSecretVersionRequest { name: name(id), ..Default::default() };
+            client.disable_secret_version(request).await.unwrap_err()
+        };
+        assert_alike(&disable("hidden").await, &disable("absent").await, told);
+    }
+}
+
+#[tokio::test]
+async fn the_hidden_and_the_absent_cost_quota_alike() {
+    for first in ["hidden", "absent"] {
+        let broker = hiding_with("[quota]\ndistinct_secrets = 1\n").await;
+        let mut client = broker.secrets(&broker.client).await;
+        assert_eq!(refused(get(&mut client, first).await), "SECRET_NOT_FOUND");
+        for second in ["hidden", "absent"] {
+            let told = if first == second { "SECRET_NOT_FOUND" } else { "DISTINCT_SECRETS_EXCEEDED" };
+            assert_eq!(refused(get(&mut client, second).await), told, "{second} after {first}");
+        }
+    }
 }
 
 #[tokio::test]

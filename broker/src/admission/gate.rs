@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use super::action::{Action, Circumstances, Resource};
 use super::decisions::Decisions;
+use super::policy::Policies;
 use super::quota::{Quota, QuotaClass};
 use super::store::PolicyStore;
 use crate::digest::Digest;
 use crate::error::{Failure, Reason};
 use crate::identity::Caller;
+use crate::names::SecretName;
 
-/// Proof that one caller may do one thing to one resource. Only [`Gate::admit`] makes one.
+/// Proof that one caller may do one thing to one resource. Only [`Inquiry::admit`] makes one.
 ///
 /// ```compile_fail
 /// let forged = keyferry_broker::admission::Permit { };
@@ -47,8 +49,20 @@ impl Permit {
 pub struct Refused {
     pub failure: Failure,
     pub policy: Digest,
-    /// Whether policy had allowed it, and quota did not.
-    pub allowed: bool,
+    /// What policy said: where it allowed, quota did not. `None`: quota came first.
+    pub allowed: Option<bool>,
+}
+
+/// One call at the gate, to be decided by one set of policies, however often it asks.
+#[derive(Debug)]
+pub struct Inquiry<'a> {
+    gate: &'a Gate,
+    policies: Arc<Policies>,
+    caller: &'a Caller,
+    action: Action,
+    class: QuotaClass,
+    circumstances: Circumstances,
+    metered: bool,
 }
 
 #[derive(Debug)]
@@ -71,7 +85,17 @@ impl Gate {
         &self.quota
     }
 
-    /// Policy first, then quota. The answer is the same whether or not the resource exists.
+    pub fn inquiry<'a>(
+        &'a self,
+        caller: &'a Caller,
+        action: Action,
+        class: QuotaClass,
+        circumstances: Circumstances,
+    ) -> Inquiry<'a> {
+        Inquiry { gate: self, policies: self.policies.current(), caller, action, class, circumstances, metered: false }
+    }
+
+    /// For one resource whose labels are known, or do not matter.
     pub fn admit(
         &self,
         caller: &Caller,
@@ -80,25 +104,50 @@ impl Gate {
         resource: Resource,
         circumstances: Circumstances,
     ) -> Result<Permit, Refused> {
-        let policies = self.policies.current();
-        let policy = policies.hash();
-        if !self.decisions.decide(&policies, caller, action, &resource, circumstances) {
-            return Err(Refused { failure: denied(caller, action, &resource), policy, allowed: false });
-        }
-        let secret = match &resource {
-            Resource::Secret(secret, _) if action == Action::GetSecret => Some(secret),
-            Resource::Secret(..) | Resource::Store(_) | Resource::DatabaseRole(_) | Resource::Broker => None,
-        };
-        match self.quota.take(&caller.shared_id(), class, secret) {
-            Ok(()) => Ok(Permit { caller: caller.shared_id(), action, resource, policy }),
-            Err(failure) => Err(Refused { failure, policy, allowed: true }),
-        }
+        self.inquiry(caller, action, class, circumstances).admit(resource)
     }
 
     /// Whether policy would allow it, for leaving things out of a list. Not a permit, and nothing is counted.
     pub fn allows(&self, caller: &Caller, action: Action, resource: &Resource, circumstances: Circumstances) -> bool {
         let policies = self.policies.current();
         self.decisions.decide(&policies, caller, action, resource, circumstances)
+    }
+}
+
+impl Inquiry<'_> {
+    pub fn reads_labels(&self) -> bool {
+        self.policies.reads_labels(self.action)
+    }
+
+    /// Takes quota ahead of policy, for a secret whose store must be asked before policy can decide: who may nothing
+    /// asks no store without end, and what is there, hidden or absent costs alike.
+    pub fn meter(&mut self, secret: &SecretName) -> Result<(), Refused> {
+        let refused = |failure| Refused { failure, policy: self.policies.hash(), allowed: None };
+        self.take(Some(secret)).map_err(refused)?;
+        self.metered = true;
+        Ok(())
+    }
+
+    /// Policy first, then quota, unless it was taken before. The answer is the same whether or not the resource exists.
+    pub fn admit(&self, resource: Resource) -> Result<Permit, Refused> {
+        let Self { gate, caller, action, circumstances, .. } = *self;
+        let policy = self.policies.hash();
+        if !gate.decisions.decide(&self.policies, caller, action, &resource, circumstances) {
+            return Err(Refused { failure: denied(caller, action, &resource), policy, allowed: Some(false) });
+        }
+        let secret = match &resource {
+            Resource::Secret(secret, _) => Some(secret),
+            Resource::Store(_) | Resource::DatabaseRole(_) | Resource::Broker => None,
+        };
+        match if self.metered { Ok(()) } else { self.take(secret) } {
+            Ok(()) => Ok(Permit { caller: caller.shared_id(), action, resource, policy }),
+            Err(failure) => Err(Refused { failure, policy, allowed: Some(true) }),
+        }
+    }
+
+    fn take(&self, secret: Option<&SecretName>) -> Result<(), Failure> {
+        let secret = secret.filter(|_| self.action == Action::GetSecret);
+        self.gate.quota.take(&self.caller.shared_id(), self.class, secret)
     }
 }
 

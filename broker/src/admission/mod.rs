@@ -14,7 +14,7 @@ mod tests;
 
 pub use action::{Action, Circumstances, Resource};
 pub use explain::{Explanation, Weighed};
-pub use gate::{Gate, Permit, Refused};
+pub use gate::{Gate, Inquiry, Permit, Refused};
 pub use policy::{Policies, PolicyError, Verdict};
 pub use profile::{CertificateFacts, DescribedCertificate, Description, Profile, TokenFacts};
 pub use quota::{Allowance, Bucket, Quota, QuotaClass, QuotaSettings};

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::methods::Method;
-use crate::admission::{Action, Circumstances, Gate, Permit, Refused, Resource};
+use crate::admission::{Action, Circumstances, Gate, Inquiry, Permit, Refused, Resource};
 use crate::audit::{Decision, Draft, Receipt};
 use crate::clock::SharedClock;
+use crate::digest::Digest;
 use crate::error::{Failure, Reason};
 use crate::identity::Caller;
 use crate::status::ReasonExt;
@@ -100,11 +101,7 @@ impl Call {
         let asked = self.ask(action, resource);
         self.draft.note(|record| {
             record.resource = Some(name);
-            (record.decision, record.policy) = match &asked {
-                Ok(permit) => (Decision::Allow, Some(permit.policy())),
-                Err(refused) if refused.allowed => (Decision::Allow, Some(refused.policy)),
-                Err(refused) => (Decision::Deny, Some(refused.policy)),
-            };
+            (record.decision, record.policy) = decided(&asked);
         });
         asked.map_err(|refused| refused.failure)
     }
@@ -112,6 +109,11 @@ impl Call {
     /// Asks the gate and leaves the record to the asker.
     pub(super) fn ask(&self, action: Action, resource: Resource) -> Result<Permit, Refused> {
         self.gate.admit(&self.caller, action, self.method.quota, resource, self.circumstances())
+    }
+
+    /// For a secret whose labels are to be looked up first.
+    pub(super) fn inquire(&self, action: Action) -> Inquiry<'_> {
+        self.gate.inquiry(&self.caller, action, self.method.quota, self.circumstances())
     }
 
     /// Whether policy would allow it, for leaving things out of a list. Not a permit, and not on record.
@@ -135,6 +137,21 @@ impl Call {
 
     fn circumstances(&self) -> Circumstances {
         Circumstances { now: self.clock.now(), peer: self.peer.ip() }
+    }
+}
+
+/// What goes on record, and by which policies.
+pub(super) fn decided(asked: &Result<Permit, Refused>) -> (Decision, Option<Digest>) {
+    match asked {
+        Ok(permit) => (Decision::Allow, Some(permit.policy())),
+        Err(refused) => {
+            let decision = match refused.allowed {
+                Some(true) => Decision::Allow,
+                Some(false) => Decision::Deny,
+                None => Decision::None,
+            };
+            (decision, Some(refused.policy))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use keyferry_proto::v1::{
 };
 use serde_json::Value as Json;
 
-use super::call::Call;
+use super::call::{Call, decided};
 use super::caller_message::{
     caller_message, described_certificate, facts_message, json_of_struct, profile_message, token_message,
 };
@@ -21,7 +21,6 @@ use crate::admission::{
     Action, CertificateFacts, Circumstances, DescribedCertificate, Description, Explanation, Profile, Resource,
     TokenFacts, Weighed,
 };
-use crate::audit::Decision;
 use crate::error::{Failure, Reason};
 use crate::identity::token::{Rejection, Token};
 use crate::names::{RoleName, SecretName, StoreName};
@@ -238,11 +237,7 @@ fn admit(call: &Call, asked: Action) -> Result<(), Failure> {
     call.draft.note(|record| {
         record.action = asked.as_str();
         record.resource = Some(Resource::Broker.name());
-        (record.decision, record.policy) = match &admitted {
-            Ok(permit) => (Decision::Allow, Some(permit.policy())),
-            Err(refused) if refused.allowed => (Decision::Allow, Some(refused.policy)),
-            Err(refused) => (Decision::Deny, Some(refused.policy)),
-        };
+        (record.decision, record.policy) = decided(&admitted);
     });
     admitted.map(drop).map_err(|refused| refused.failure)
 }

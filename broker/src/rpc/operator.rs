@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::call::reply;
 use super::caller_message::caller_message;
 use super::proto_time::timestamp;
-use super::secret_access::admit;
+use super::secret_access::{Wanted, admit};
 use super::secret_messages::{bad_name, revision};
 use crate::admission::Resource;
 use crate::identity::token::TokenVerifier;
@@ -63,7 +63,9 @@ impl OperatorService for OperatorRpc {
     ) -> Result<Response<RefreshSecretResponse>, Status> {
         reply(request, |call, message| async move {
             let (name, _) = VersionName::parse_or_latest(&message.name).map_err(bad_name("name"))?;
-            let permit = admit(&self.secrets, &call, &name.secret, None).await?;
+            let wrong = self.secrets.check_version(&name.secret, &name.version);
+            let wanted = Wanted { secret: &name.secret, wrong, creation: None };
+            let permit = admit(&self.secrets, &call, wanted).await?;
             let Refreshed { read, revision: dropped, changed } = self.secrets.refresh(&permit, &name.version).await?;
             let version = Arc::clone(&read.fetched.version.id);
             call.draft.note(|record| record.version = Some(Arc::clone(&version)));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _};
 use keyferry_proto::v1::GetSecretRequest;
 
-use super::call::Call;
+use super::call::{Call, decided};
 use super::secret_messages::{bad_name, demand, printable};
 use super::secrets::SecretRpc;
 use crate::admission::{Action, Permit, Refused, Resource};
@@ -28,12 +28,22 @@ pub(super) struct Attempt {
     pub(super) result: Result<Read, Failure>,
 }
 
+/// What a call wants of one secret.
+pub(super) struct Wanted<'a> {
+    pub(super) secret: &'a SecretName,
+    /// What is wrong with the request whether or not the secret is there.
+    pub(super) wrong: Result<(), Failure>,
+    /// The labels that the secret is to have if it is to be created where it does not exist.
+    pub(super) creation: Option<&'a Labels>,
+}
+
 impl SecretRpc {
     /// One read, with the permit it needs.
     pub(super) async fn read(&self, call: &Call, request: &GetSecretRequest) -> Result<Read, Failure> {
         let (name, _) = VersionName::parse_or_latest(&request.name).map_err(bad_name("name"))?;
         let demand = demand(request)?;
-        let permit = admit(&self.secrets, call, &name.secret, None).await?;
+        let wrong = self.secrets.check_read(&name.secret, &name.version, demand);
+        let permit = admit(&self.secrets, call, Wanted { secret: &name.secret, wrong, creation: None }).await?;
         self.secrets.get(&permit, &name.version, demand).await
     }
 
@@ -58,8 +68,10 @@ impl SecretRpc {
         let result = async {
             let (name, _) = VersionName::parse_or_latest(&request.name).map_err(bad_name("name"))?;
             let demand = demand(&request)?;
-            let asked = ask(&self.secrets, call, Action::GetSecret, &name.secret, None).await;
-            decision = decision_of(&asked);
+            let wrong = self.secrets.check_read(&name.secret, &name.version, demand);
+            let wanted = Wanted { secret: &name.secret, wrong, creation: None };
+            let asked = ask(&self.secrets, call, Action::GetSecret, wanted).await;
+            decision = decided(&asked).0;
             let permit = asked.map_err(|refused| refused.failure)?;
             self.secrets.get(&permit, &name.version, demand).await
         };
@@ -68,47 +80,51 @@ impl SecretRpc {
     }
 }
 
-/// The permit for the call's own action on one secret; the decision goes on record. `creation`: the labels that the
-/// secret will have if it does not exist yet.
-pub(super) async fn admit(
-    secrets: &Secrets,
-    call: &Call,
-    secret: &SecretName,
-    creation: Option<&Labels>,
-) -> Result<Permit, Failure> {
-    call.draft.note(|record| record.resource = Some(secret.shared()));
-    let asked = ask(secrets, call, call.action()?, secret, creation).await;
-    call.draft.note(|record| {
-        record.decision = decision_of(&asked);
-        record.policy = Some(asked.as_ref().map_or_else(|refused| refused.policy, Permit::policy));
-    });
+/// The permit for the call's own action on one secret; the decision goes on record.
+pub(super) async fn admit(secrets: &Secrets, call: &Call, wanted: Wanted<'_>) -> Result<Permit, Failure> {
+    let secret = wanted.secret.shared();
+    call.draft.note(|record| record.resource = Some(secret));
+    let asked = ask(secrets, call, call.action()?, wanted).await;
+    call.draft.note(|record| (record.decision, record.policy) = decided(&asked));
     asked.map_err(|refused| refused.failure)
 }
 
-/// A secret that its labels hide from the caller is answered like one that is not there.
-async fn ask(
-    secrets: &Secrets,
-    call: &Call,
-    action: Action,
-    secret: &SecretName,
-    creation: Option<&Labels>,
-) -> Result<Permit, Refused> {
+/// A secret that its labels hide from the caller is answered as if it were not there.
+async fn ask(secrets: &Secrets, call: &Call, action: Action, wanted: Wanted<'_>) -> Result<Permit, Refused> {
+    let Wanted { secret, wrong, creation } = wanted;
     let resource = |labels: Labels| Resource::Secret(secret.clone(), labels);
+    let uncreatable = creation.and_then(|_| secrets.check_creation(secret).err());
+    let if_absent = resource(creation.filter(|_| uncreatable.is_none()).cloned().unwrap_or_default());
+    let mut inquiry = call.inquire(action);
     // Where no policy reads a label, the store need not be asked before the caller is known to be permitted.
-    let found =
-        if call.gate.policies().current().reads_labels(action) { secrets.labels(secret).await } else { Ok(None) };
-    let hidden = |refused: Refused| Refused { failure: no_such_secret(secret), ..refused };
+    let found = if inquiry.reads_labels() {
+        inquiry.meter(secret)?;
+        secrets.labels(secret).await
+    } else {
+        Ok(None)
+    };
     match found {
-        Ok(None) => call.ask(action, resource(creation.cloned().unwrap_or_default())),
-        Ok(Some(labels)) => call.ask(action, resource(labels)).map_err(|refused| {
-            let by_label = !refused.allowed && call.may(action, &resource(Labels::default()));
-            if by_label { hidden(refused) } else { refused }
-        }),
-        // Undecided. Who would be refused without labels hears that, and not how the store is.
-        Err(failure) => match call.ask(action, resource(Labels::default())) {
-            Ok(permit) => Err(Refused { failure, policy: permit.policy(), allowed: false }),
-            Err(refused) => Err(refused),
+        Ok(None) => sound(inquiry.admit(if_absent), wrong),
+        Ok(Some(labels)) => match inquiry.admit(resource(labels)) {
+            Err(refused) if inquiry.admit(if_absent).is_ok() => {
+                let failure = wrong.err().or(uncreatable).unwrap_or_else(|| no_such_secret(secret));
+                Err(Refused { failure, ..refused })
+            }
+            decided => sound(decided, wrong),
         },
+        // Undecided. Who would be refused without labels hears that, and not how the store is.
+        Err(failure) => {
+            let policy = inquiry.admit(if_absent)?.policy();
+            Err(Refused { failure: wrong.err().unwrap_or(failure), policy, allowed: Some(false) })
+        }
+    }
+}
+
+fn sound(decided: Result<Permit, Refused>, wrong: Result<(), Failure>) -> Result<Permit, Refused> {
+    let permit = decided?;
+    match wrong {
+        Ok(()) => Ok(permit),
+        Err(failure) => Err(Refused { failure, policy: permit.policy(), allowed: Some(true) }),
     }
 }
 
@@ -120,14 +136,6 @@ impl Attempt {
             Err(failure) => (printable(&self.name).into(), None, failure.reason().name(), ""),
         };
         Item { resource, version, decision: self.decision, outcome, source }
-    }
-}
-
-fn decision_of(asked: &Result<Permit, Refused>) -> Decision {
-    match asked {
-        Ok(_) => Decision::Allow,
-        Err(refused) if refused.allowed => Decision::Allow,
-        Err(_) => Decision::Deny,
     }
 }
 

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::{Call, answer, reply};
 use super::page_token::{Binding, PageTokens, page_size};
-use super::secret_access::{Attempt, admit};
+use super::secret_access::{Attempt, Wanted, admit};
 use super::secret_messages::{
     bad_name, check_filter, check_labels, check_payload, disclosed, error_detail, refuse_request_id, revision,
     secret_message, selected, version_message,
@@ -101,7 +101,8 @@ impl SecretService for SecretRpc {
             let place = self.page_tokens.open(&message.page_token, binding)?;
             let size = page_size(message.page_size)?;
             let first = place.is_none();
-            let permit = admit(&self.secrets, &call, &secret, None).await?;
+            let wanted = Wanted { secret: &secret, wrong: Ok(()), creation: None };
+            let permit = admit(&self.secrets, &call, wanted).await?;
             let listing = self.secrets.versions(&permit, Page { size, token: place }).await?;
             let next_page_token = self.seal(listing.next.as_deref(), binding)?;
             let versions = listing
@@ -127,9 +128,11 @@ impl SecretService for SecretRpc {
             let payload = SecretBytes::new(message.payload.to_vec());
             let labels: Labels = Arc::new(message.labels);
             let creation = message.allow_missing.then_some(labels);
-            let permit = admit(&self.secrets, &call, &secret, creation.as_ref()).await?;
+            let wrong = self.secrets.check_addition(&secret, &payload);
+            let wanted = Wanted { secret: &secret, wrong, creation: creation.as_ref() };
+            let permit = admit(&self.secrets, &call, wanted).await?;
             if message.validate_only {
-                self.check_add(&permit, creation.is_some()).await?;
+                self.check_add(&permit, &secret, creation.is_some()).await?;
                 return Ok(AddSecretVersionResponse::default());
             }
             call.announce().await?;
@@ -194,9 +197,11 @@ impl SecretRpc {
         Ok((secrets, page.token))
     }
 
-    async fn check_add(&self, permit: &Permit, may_create: bool) -> Result<(), Failure> {
+    async fn check_add(&self, permit: &Permit, secret: &SecretName, may_create: bool) -> Result<(), Failure> {
         match self.secrets.describe(permit).await {
-            Err(failure) if may_create && failure.reason() == Reason::SecretNotFound => Ok(()),
+            Err(failure) if may_create && failure.reason() == Reason::SecretNotFound => {
+                self.secrets.check_creation(secret)
+            }
             outcome => outcome.map(drop),
         }
     }
@@ -209,7 +214,8 @@ impl SecretRpc {
             return Err(Failure::bad_field(Reason::InvalidName, "name", description));
         };
         call.draft.note(|record| record.version = Some(Arc::clone(id)));
-        let permit = admit(&self.secrets, call, &name.secret, None).await?;
+        let wrong = self.secrets.check_version(&name.secret, &name.version);
+        let permit = admit(&self.secrets, call, Wanted { secret: &name.secret, wrong, creation: None }).await?;
         let (info, at) = if dry {
             (self.secrets.version(&permit, id).await?, Revision::default())
         } else {

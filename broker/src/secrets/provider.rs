@@ -15,6 +15,15 @@ pub trait Provider: Send + Sync {
     /// The provider's own grammar, checked before anything is sent: SDKs splice names into URLs.
     fn check_name(&self, secret: &SecretName) -> Result<(), NameError>;
 
+    /// Whether a version could be called so.
+    fn check_version(&self, secret: &SecretName, version: &VersionId) -> Result<(), Failure>;
+
+    /// Whether a payload like this could be kept.
+    fn check_payload(&self, payload: &[u8]) -> Result<(), Failure>;
+
+    /// Whether a secret that does not exist could be created here.
+    fn check_creation(&self, secret: &SecretName) -> Result<(), Failure>;
+
     fn fetch<'a>(&'a self, secret: &'a SecretName, version: &'a VersionId) -> BoxFuture<'a, Result<Fetched, Failure>>;
 
     fn describe<'a>(&'a self, secret: &'a SecretName) -> BoxFuture<'a, Result<SecretInfo, Failure>>;
@@ -29,7 +38,8 @@ pub trait Provider: Send + Sync {
         page: Page,
     ) -> BoxFuture<'a, Result<Listing<VersionInfo>, Failure>>;
 
-    /// With `creation`, a secret that does not exist is created with these labels, where the store can.
+    /// With `creation`, a secret that does not exist is created with these labels, where the store can. Of one that
+    /// exists, nothing but the versions changes.
     fn add<'a>(
         &'a self,
         secret: &'a SecretName,

@@ -130,6 +130,25 @@ impl Secrets {
         }
     }
 
+    /// What is wrong with a read whether or not the secret is there. Nothing is asked of its store.
+    pub fn check_read(&self, secret: &SecretName, version: &VersionId, demand: Demand<'_>) -> Result<(), Failure> {
+        self.0.revisions.check(demand.min_revision, demand.epoch)?;
+        self.check_version(secret, version)
+    }
+
+    pub fn check_version(&self, secret: &SecretName, version: &VersionId) -> Result<(), Failure> {
+        self.provider(secret)?.check_version(secret, version)
+    }
+
+    pub fn check_addition(&self, secret: &SecretName, payload: &SecretBytes) -> Result<(), Failure> {
+        self.provider(secret)?.check_payload(payload.expose())
+    }
+
+    /// What whoever wants to create the secret hears of it where its store cannot.
+    pub fn check_creation(&self, secret: &SecretName) -> Result<(), Failure> {
+        self.provider(secret)?.check_creation(secret)
+    }
+
     pub async fn get(&self, permit: &Permit, version: &VersionId, demand: Demand<'_>) -> Result<Read, Failure> {
         self.read(permitted_secret(permit)?, version, demand).await
     }
@@ -237,6 +256,9 @@ impl Secrets {
             };
             page = Page { size: 1000, token: Some(next) };
         }
+        let message =
+            format!("{secret} has too many versions to look through for {id}; make the change without validate_only");
+        Err(Failure::new(Reason::UnsupportedByStore, message))
     }
 
     pub async fn add(
@@ -256,9 +278,6 @@ impl Secrets {
     ) -> Result<Changed, Failure> {
         let provider = Arc::clone(self.provider(&secret)?);
         let this = self.clone();
-        let message =
-            format!("{secret} has too many versions to look through for {id}; make the change without validate_only");
-        Err(Failure::new(Reason::UnsupportedByStore, message))
         self.carry_out(async move {
             let added = provider.add(&secret, payload, creation).await;
             if let Ok(version) = &added {
@@ -349,6 +368,12 @@ impl Secrets {
     }
 }
 
+/// Policy must not go by old labels for as long as readers go by old values: whoever wears out the metadata budget could
+/// keep a label that was taken away in force.
+fn stale_labels(freshness: &Freshness) -> Duration {
+    freshness.stale.min(freshness.labels)
+}
+
 fn describing(provider: &Arc<dyn Provider>, secret: &SecretName) -> Load<Labels> {
     let (provider, secret) = (Arc::clone(provider), secret.clone());
     Box::pin(async move { provider.describe(&secret).await.map(|info| info.labels) })
@@ -381,12 +406,6 @@ impl Kept for Labels {
 
     fn weight(&self) -> usize {
         self.iter().map(|(key, value)| key.len() + value.len() + 64).sum()
-/// Policy must not go by old labels for as long as readers go by old values: whoever wears out the metadata budget could
-/// keep a label that was taken away in force.
-fn stale_labels(freshness: &Freshness) -> Duration {
-    freshness.stale.min(freshness.labels)
-}
-
     }
 
     fn expires(&self) -> Option<Timestamp> {

@@ -132,6 +132,22 @@ impl Provider for AzureStore {
         }
     }
 
+    fn check_version(&self, secret: &SecretName, version: &VersionId) -> Result<(), Failure> {
+        match version {
+            VersionId::Exact(id) if !is_version(id) => Err(bad_version(secret, id)),
+            VersionId::Exact(_) | VersionId::Latest => Ok(()),
+        }
+    }
+
+    fn check_payload(&self, payload: &[u8]) -> Result<(), Failure> {
+        text(payload).map(drop)
+    }
+
+    fn check_creation(&self, secret: &SecretName) -> Result<(), Failure> {
+        let message = format!("{secret} does not exist; create it in the vault, then add versions here");
+        Err(Failure::new(Reason::UnsupportedByStore, message))
+    }
+
     fn fetch<'a>(&'a self, secret: &'a SecretName, version: &'a VersionId) -> BoxFuture<'a, Result<Fetched, Failure>> {
         Box::pin(async move {
             self.check(secret, Some(version))?;
@@ -189,18 +205,11 @@ impl Provider for AzureStore {
     ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
         Box::pin(async move {
             self.check(secret, None)?;
-            if payload.len() > MAX_PAYLOAD {
-                let length = payload.len();
-                return Err(bad_payload(format!("has {length} bytes; a key vault takes {MAX_PAYLOAD}")));
-            }
-            let text = std::str::from_utf8(payload.expose()).map_err(|_| {
-                bad_payload(format!("is not UTF-8; a key vault takes up to {MAX_PAYLOAD} bytes of text"))
-            })?;
+            let text = text(payload.expose())?;
             let newest = match self.all_versions(secret).await {
                 Ok(mut versions) => versions.swap_remove(0),
                 Err(failure) if failure.reason() == Reason::SecretNotFound && creation.is_some() => {
-                    let message = format!("{secret} does not exist; create it in the vault, then add versions here");
-                    return Err(Failure::new(Reason::UnsupportedByStore, message));
+                    return Err(self.check_creation(secret).err().unwrap_or(failure));
                 }
                 Err(failure) => return Err(failure),
             };
@@ -239,11 +248,17 @@ impl AzureStore {
     /// Before anything is sent.
     fn check(&self, secret: &SecretName, version: Option<&VersionId>) -> Result<(), Failure> {
         self.check_name(secret).map_err(|error| Failure::bad_field(Reason::InvalidName, "name", error.to_string()))?;
-        match version {
-            Some(VersionId::Exact(id)) if !is_version(id) => Err(bad_version(secret, id)),
-            _ => Ok(()),
-        }
+        version.map_or(Ok(()), |version| self.check_version(secret, version))
     }
+}
+
+fn text(payload: &[u8]) -> Result<&str, Failure> {
+    if payload.len() > MAX_PAYLOAD {
+        let length = payload.len();
+        return Err(bad_payload(format!("has {length} bytes; a key vault takes {MAX_PAYLOAD}")));
+    }
+    std::str::from_utf8(payload)
+        .map_err(|_| bad_payload(format!("is not UTF-8; a key vault takes up to {MAX_PAYLOAD} bytes of text")))
 }
 
 fn is_version(id: &str) -> bool {

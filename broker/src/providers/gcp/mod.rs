@@ -132,6 +132,19 @@ impl Provider for GcpStore {
         path::check_id(secret.id())
     }
 
+    fn check_version(&self, secret: &SecretName, version: &VersionId) -> Result<(), Failure> {
+        self.version_path(secret, version).map(drop)
+    }
+
+    fn check_payload(&self, payload: &[u8]) -> Result<(), Failure> {
+        if (1..=MAX_PAYLOAD).contains(&payload.len()) { Ok(()) } else { Err(bad_payload(payload.len())) }
+    }
+
+    fn check_creation(&self, secret: &SecretName) -> Result<(), Failure> {
+        let message = format!("{secret} does not exist; create it in Google Cloud, then add versions here");
+        Err(Failure::new(Reason::UnsupportedByStore, message))
+    }
+
     /// `latest` is Google's to resolve and may lag after an add; a version's number never does.
     fn fetch<'a>(&'a self, secret: &'a SecretName, version: &'a VersionId) -> BoxFuture<'a, Result<Fetched, Failure>> {
         Box::pin(self.read(secret, version))
@@ -170,16 +183,15 @@ impl Provider for GcpStore {
     ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
         Box::pin(async move {
             let path = self.parent.secret(secret)?;
-            if creation.is_some() {
-                let message = format!("{secret} cannot be created by the broker; create it in Google Cloud, then add");
-                return Err(Failure::new(Reason::UnsupportedByStore, message));
-            }
+            self.check_payload(payload.expose())?;
             let size = payload.len();
-            if size > MAX_PAYLOAD {
-                return Err(bad_payload(size));
+            match self.requests.add(&path, payload, secret).await {
+                Err(failure) if creation.is_some() && failure.reason() == Reason::SecretNotFound => {
+                    Err(self.check_creation(secret).err().unwrap_or(failure))
+                }
+                Err(failure) if is_invalid(&failure) => Err(bad_payload(size)),
+                added => added,
             }
-            let added = self.requests.add(&path, payload, secret).await;
-            added.map_err(|failure| if is_invalid(&failure) { bad_payload(size) } else { failure })
         })
     }
 

@@ -91,6 +91,22 @@ impl Provider for LocalStore {
         Ok(())
     }
 
+    fn check_version(&self, secret: &SecretName, version: &VersionId) -> Result<(), Failure> {
+        wanted(version).map(drop).map_err(|error| failure(secret, Some(version), error))
+    }
+
+    fn check_payload(&self, payload: &[u8]) -> Result<(), Failure> {
+        if payload.len() <= MAX_PAYLOAD {
+            return Ok(());
+        }
+        let description = format!("has {} bytes; at most {MAX_PAYLOAD} are accepted", payload.len());
+        Err(Failure::bad_field(Reason::InvalidArgument, "payload", description))
+    }
+
+    fn check_creation(&self, _secret: &SecretName) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn fetch<'a>(&'a self, secret: &'a SecretName, version: &'a VersionId) -> BoxFuture<'a, Result<Fetched, Failure>> {
         Box::pin(async move {
             let fail = |error| failure(secret, Some(version), error);
@@ -146,10 +162,7 @@ impl Provider for LocalStore {
         creation: Option<Labels>,
     ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
         Box::pin(async move {
-            if payload.len() > MAX_PAYLOAD {
-                let description = format!("has {} bytes; at most {MAX_PAYLOAD} are accepted", payload.len());
-                return Err(Failure::bad_field(Reason::InvalidArgument, "payload", description));
-            }
+            self.check_payload(payload.expose())?;
             creation.as_deref().map(check_labels).transpose()?;
             let (id, clock) = (secret.id().to_owned(), Arc::clone(&self.clock));
             // Told inside the writer's turn, so that versions and times run in one order.

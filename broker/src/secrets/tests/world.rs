@@ -202,6 +202,18 @@ impl Provider for Scripted {
         Ok(())
     }
 
+    fn check_version(&self, _: &SecretName, _: &VersionId) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn check_payload(&self, _: &[u8]) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn check_creation(&self, _: &SecretName) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn fetch<'a>(&'a self, secret: &'a SecretName, version: &'a VersionId) -> BoxFuture<'a, Result<Fetched, Failure>> {
         Box::pin(async move {
             let looks_late = {
