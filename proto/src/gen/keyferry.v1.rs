@@ -1594,7 +1594,7 @@ pub struct GetStatusResponse {
 /// Asks for a fresh load.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RefreshSecretRequest {
-    /// stores/{store}/secrets/{secret}, or a version of it; all versions are dropped from the caches either way.
+    /// stores/{store}/secrets/{secret}, or a version of it; all versions are dropped from this replica's caches either way.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
@@ -1781,7 +1781,7 @@ pub mod operator_service_client {
                 .insert(GrpcMethod::new("keyferry.v1.OperatorService", "GetStatus"));
             self.inner.unary(req, path, codec).await
         }
-        /// Drops a secret from the caches of all replicas and loads it anew here. Answers without the value.
+        /// Drops a secret from this replica's caches and loads it anew. Answers without the value.
         ///
         /// Action: RefreshSecret on the secret.
         /// Idempotent.
@@ -1855,7 +1855,7 @@ pub mod operator_service_server {
             tonic::Response<super::GetStatusResponse>,
             tonic::Status,
         >;
-        /// Drops a secret from the caches of all replicas and loads it anew here. Answers without the value.
+        /// Drops a secret from this replica's caches and loads it anew. Answers without the value.
         ///
         /// Action: RefreshSecret on the secret.
         /// Idempotent.
@@ -3978,7 +3978,8 @@ pub struct GetSecretRequest {
     /// Read-your-rotation: answer with what was loaded at or after this revision of the rotation log. 0: no demand.
     #[prost(int64, tag = "3")]
     pub min_revision: i64,
-    /// The epoch that min_revision belongs to, as an event or an answer told it. Empty: not checked.
+    /// The epoch that min_revision belongs to, as an event or an answer told it. Empty: not checked, which suits a single
+    /// replica that was not restarted; each process counts in an epoch of its own until replicas share the log.
     #[prost(string, tag = "4")]
     pub epoch: ::prost::alloc::string::String,
 }
@@ -4127,13 +4128,13 @@ pub struct AddSecretVersionRequest {
     /// stores/{store}/secrets/{secret}
     #[prost(string, tag = "1")]
     pub parent: ::prost::alloc::string::String,
-    /// The value, 0 to 65,536 bytes; a store may allow less (Azure: 25,600 bytes of UTF-8).
+    /// The value, 0 to 65,536 bytes; a store may allow less (Google: none that is empty; Azure: 25,600 bytes of UTF-8).
     #[prost(bytes = "bytes", tag = "2")]
     pub payload: ::prost::bytes::Bytes,
     /// CRC32C (Castagnoli) of the payload, 0 to 4294967295. When given, a payload that does not match is refused.
     #[prost(int64, optional, tag = "3")]
     pub payload_crc32c: ::core::option::Option<i64>,
-    /// Create the secret when it does not exist. Local stores only.
+    /// Create the secret when it does not exist, which only local stores can. Of one that exists, this asks nothing.
     #[prost(bool, tag = "4")]
     pub allow_missing: bool,
     /// Labels of a secret that allow_missing creates; ignored otherwise. At most 64, keys and values to 63 characters.
@@ -4462,8 +4463,8 @@ pub mod secret_service_client {
         ///
         /// Action: AddSecretVersion on the secret.
         /// Idempotent by request_id.
-        /// Reasons: SECRET_NOT_FOUND, PAYLOAD_CORRUPT, UNSUPPORTED_BY_STORE (allow_missing outside a local store),
-        /// REQUEST_ID_CONFLICT, CONFLICT, STATE_UNAVAILABLE.
+        /// Reasons: SECRET_NOT_FOUND, PAYLOAD_CORRUPT, UNSUPPORTED_BY_STORE (allow_missing for a secret that does not exist,
+        /// outside a local store), REQUEST_ID_CONFLICT, CONFLICT, STATE_UNAVAILABLE.
         pub async fn add_secret_version(
             &mut self,
             request: impl tonic::IntoRequest<super::AddSecretVersionRequest>,
@@ -4616,8 +4617,8 @@ pub mod secret_service_server {
         ///
         /// Action: AddSecretVersion on the secret.
         /// Idempotent by request_id.
-        /// Reasons: SECRET_NOT_FOUND, PAYLOAD_CORRUPT, UNSUPPORTED_BY_STORE (allow_missing outside a local store),
-        /// REQUEST_ID_CONFLICT, CONFLICT, STATE_UNAVAILABLE.
+        /// Reasons: SECRET_NOT_FOUND, PAYLOAD_CORRUPT, UNSUPPORTED_BY_STORE (allow_missing for a secret that does not exist,
+        /// outside a local store), REQUEST_ID_CONFLICT, CONFLICT, STATE_UNAVAILABLE.
         async fn add_secret_version(
             &self,
             request: tonic::Request<super::AddSecretVersionRequest>,
