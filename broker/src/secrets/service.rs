@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_lc_rs::error::Unspecified;
 
 use super::SecretBytes;
-use super::cache::{Cache, CacheAccount, Demand, Freshness, Kept, Load, Source, Supply, Want};
+use super::cache::{Cache, CacheAccount, Demand, Freshness, Kept, Load, Source, Supply, Want, is_answer};
 use super::errands::Errands;
 use super::newest::{Confirmed, Newest, fetch_latest};
 use super::provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, Switched, VersionInfo};
@@ -177,13 +177,20 @@ impl Secrets {
         })
     }
 
-    /// Drops what is kept of the secret and loads one version anew.
+    /// Loads one version anew and drops what was kept of the secret, unless the store cannot answer: in an outage
+    /// that is all there is.
     pub async fn refresh(&self, permit: &Permit, version: &VersionId) -> Result<Refreshed, Failure> {
-        let secret = permitted_secret(permit)?;
+        self.reload(permitted_secret(permit)?, version).await
+    }
+
+    pub(super) async fn reload(&self, secret: &SecretName, version: &VersionId) -> Result<Refreshed, Failure> {
         let kept = self.0.values.peek(secret, version);
         let revision = self.0.revisions.advance();
-        self.invalidate(secret, None, revision);
-        let read = self.read(secret, version, Demand { min_revision: revision, ..Demand::default() }).await?;
+        let read = self.read(secret, version, Demand { min_revision: revision, ..Demand::default() }).await;
+        if read.as_ref().map_or_else(|failure| is_answer(failure.reason()), |_| true) {
+            self.invalidate(secret, None, revision);
+        }
+        let read = read?;
         let changed = kept.map(|kept| kept.payload.expose() != read.fetched.payload.expose());
         Ok(Refreshed { read, revision, changed })
     }

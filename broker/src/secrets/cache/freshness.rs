@@ -40,6 +40,11 @@ pub(super) fn verdict(reason: Reason) -> Verdict {
     if unanswered { Verdict::Unanswered } else { refusal_kept_for(reason).map_or(Verdict::Unclear, Verdict::Refused) }
 }
 
+/// Whether a load that failed so was answered by the provider.
+pub(in crate::secrets) fn is_answer(reason: Reason) -> bool {
+    matches!(verdict(reason), Verdict::Refused(_))
+}
+
 fn refusal_kept_for(reason: Reason) -> Option<Duration> {
     if matches!(reason, Reason::SecretNotFound | Reason::VersionNotFound | Reason::VersionDisabled) {
         Some(Duration::from_secs(5))

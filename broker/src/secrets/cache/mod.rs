@@ -35,6 +35,7 @@ use slot::{Line, Slot, Stamp, is_within};
 use standing::Standing;
 
 pub(crate) use flight::Load;
+pub(super) use freshness::is_answer;
 
 /// Loads of one store under way or planned; more would only fill memory while the store hangs.
 const MAX_LOADS: usize = 16_384;
@@ -361,13 +362,13 @@ where
     fn land(self: &Arc<Self>, secret: &SecretName, number: u64, outcome: Result<V, Failure>) {
         let mut flights = self.flights();
         let Some(Flight { key, stamp, trip, next, .. }) = flights.land(secret, number) else { return };
-        let unanswered = outcome.as_ref().is_err_and(|failure| verdict(failure.reason()) == Verdict::Unanswered);
         let standing = &trip.supply.standing;
         let now = self.clock.monotonic();
-        if unanswered {
-            standing.failed(secret, now);
-        } else {
-            standing.answered(secret, now);
+        match outcome.as_ref().err().map(Failure::reason) {
+            // The store was not asked.
+            Some(Reason::ProviderBudgetExhausted) => {}
+            Some(reason) if verdict(reason) == Verdict::Unanswered => standing.failed(secret, now),
+            _ => standing.answered(secret, now),
         }
         let early = self.spread.hash_one((secret, number)) as u8;
         let slot = Arc::new(Slot::new(outcome, stamp, trip.life, trip.supply.stale, f64::from(early) / 256.0));

@@ -52,7 +52,8 @@ async fn ten_minutes_without_the_store_are_ten_minutes_of_stale_answers_and_no_s
         (script.failure, script.holds, script.most_under_way) = (None, true, 0);
     }
     let mut fresh = 0;
-    for _ in 0..60 {
+    // The store may have to wait for a whole pause to be asked again, and then takes half of its time of recovery.
+    for _ in 0..80 {
         world.clock.advance(Duration::from_millis(500));
         fresh = 0;
         for number in 0..SECRETS {
@@ -182,4 +183,45 @@ async fn who_reads_what_is_stale_does_not_wait_while_the_store_is_known_to_fail(
     }
     settle().await;
     assert_eq!(world.store.held(), 1, "not one attempt was made in the background");
+}
+
+#[tokio::test]
+async fn a_refresh_in_an_outage_takes_nothing_from_anybody() {
+    let world = World::new();
+    world.store.put(&db(), 2);
+    world.latest().await.unwrap();
+    world.secrets.labels(&db()).await.unwrap();
+    world.store.script().failure = Some(Reason::ProviderUnavailable);
+    let refreshed = world.secrets.reload(&db(), &VersionId::Latest).await;
+    assert_eq!(refreshed.err().map(|failure| failure.reason()), Some(Reason::ProviderUnavailable));
+    assert_eq!(world.latest().await.unwrap().source, Source::Cache);
+    assert!(world.secrets.labels(&db()).await.is_ok());
+
+    world.store.script().failure = None;
+    world.version("1").await.unwrap();
+    world.store.put(&db(), 3);
+    let refreshed = world.secrets.reload(&db(), &VersionId::Latest).await.unwrap();
+    assert_eq!((&*refreshed.read.fetched.version.id, refreshed.changed), ("3", Some(true)));
+    assert_eq!(world.latest().await.unwrap().source, Source::Cache);
+    assert_eq!(world.version("1").await.unwrap().source, Source::Provider, "what was kept before outlived the refresh");
+}
+
+#[tokio::test]
+async fn a_budget_of_the_brokers_own_says_nothing_of_the_store() {
+    let world = World::new();
+    for number in 0..3 {
+        world.store.put(&name(number), 1);
+        world.secrets.read(&name(number), &VersionId::Latest, Demand::default()).await.unwrap();
+    }
+    world.clock.advance(FRESHNESS.latest);
+    let read =
+        async |number| world.secrets.read(&name(number), &VersionId::Latest, Demand::default()).await.unwrap().source;
+    world.store.script().failure = Some(Reason::ProviderBudgetExhausted);
+    for number in 0..2 {
+        assert_eq!(read(number).await, Source::Stale);
+    }
+    world.store.script().failure = None;
+    for number in 0..3 {
+        assert_eq!(read(number).await, Source::Provider);
+    }
 }
