@@ -8,8 +8,9 @@ use keyferry_proto::v1::mint_database_token_response::Credential;
 use keyferry_proto::v1::revoke_lease_request::Target;
 use keyferry_proto::v1::token_service_client::TokenServiceClient;
 use keyferry_proto::v1::{
-    Lease, LeaseFilter, LeaseRevokeCause, LeaseSelector, LeaseState, ListDatabaseRolesRequest, ListLeasesRequest,
-    MintDatabaseTokenRequest, MintDatabaseTokenResponse, RenewLeaseRequest, RevokeLeaseRequest,
+    BrokerStatus, GetStatusRequest, HealthState, Lease, LeaseFilter, LeaseRevokeCause, LeaseSelector, LeaseState,
+    ListDatabaseRolesRequest, ListLeasesRequest, MintDatabaseTokenRequest, MintDatabaseTokenResponse,
+    RenewLeaseRequest, RevokeLeaseRequest,
 };
 use keyferry_tests::broker::{TestBroker, prepare};
 use keyferry_tests::clock::ManualClock;
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::admin::fetch;
 use crate::reload::eventually;
 use crate::status::refused;
 
@@ -331,6 +333,11 @@ async fn an_incident_ends_all_leases_that_match() {
     assert_eq!(leases(&mut operator, &[]).await.len(), 1);
 }
 
+async fn status(world: &World) -> BrokerStatus {
+    let mut operations = world.broker.operations(&world.broker.operator).await;
+    operations.get_status(GetStatusRequest {}).await.unwrap().into_inner().status.unwrap()
+}
+
 /// How many expire at once; CI takes fewer than a release does.
 fn expiring() -> usize {
     std::env::var("KF_TEST_EXPIRING").map_or(100, |count| count.parse().unwrap())
@@ -366,6 +373,15 @@ async fn leases_that_expire_while_the_database_is_down_end_when_it_is_back() {
     assert_eq!(error.reason().as_str_name(), "ERROR_REASON_DATABASE_UNAVAILABLE");
     let outcome = operator.mint_database_token(mint_request()).await;
     assert_eq!(refused(outcome), "DATABASE_UNAVAILABLE");
+    let shown = status(&world).await;
+    let (database, counts) = (&shown.databases[0], shown.leases.unwrap());
+    assert_eq!((database.name.as_str(), database.health()), ("databases/shop", HealthState::Unhealthy));
+    assert_eq!(database.last_error.as_ref().unwrap().reason().as_str_name(), "ERROR_REASON_DATABASE_UNAVAILABLE");
+    assert!(database.success_time.is_some() && database.sweep_time.is_some());
+    assert_eq!(counts.active_count + counts.revoking_count, expiring() as i64);
+    assert!(counts.oldest_overdue_time.is_some());
+    let metrics = fetch(&world.broker, "/metrics").await;
+    assert!(metrics.contains("keyferry_database_healthy{database=\"shop\"} 0"), "{metrics}");
 
     world.cluster.resume();
     let back = SystemClock.monotonic();
@@ -375,6 +391,13 @@ async fn leases_that_expire_while_the_database_is_down_end_when_it_is_back() {
         world.cluster.users().is_empty()
     })
     .await;
+    eventually("all is well again", async || {
+        let shown = status(&world).await;
+        let leases = shown.leases.unwrap();
+        shown.databases[0].health() == HealthState::Healthy && leases.revoking_count + leases.active_count == 0
+    })
+    .await;
+    assert!(fetch(&world.broker, "/metrics").await.contains("keyferry_leases{state=\"active\"} 0"));
     println!("{} leases ended {:?} after the database was back", expiring(), SystemClock.monotonic() - back);
 }
 

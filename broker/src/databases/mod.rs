@@ -6,4 +6,4 @@ mod settings;
 mod users;
 
 pub use settings::{DatabaseSettings, LeaseSettings, LoginSettings, RoleSettings};
-pub use users::{NewUser, Tag, Tagged, UserName, Users};
+pub use users::{Account, NewUser, Tag, Tagged, UserName, Users};

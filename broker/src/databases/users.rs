@@ -33,6 +33,17 @@ pub trait Users: Send + Sync + fmt::Debug {
 
     /// All users that some broker made here.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Tagged>, Failure>>;
+
+    /// How it has answered so far.
+    fn account(&self) -> Account;
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// When it last did what it was asked.
+    pub success: Option<Timestamp>,
+    /// Cleared by the next success.
+    pub failure: Option<Failure>,
 }
 
 #[allow(missing_debug_implementations, reason = "holds a secret")]

@@ -22,5 +22,6 @@ pub use operator::{OperatorRpc, StatusReport};
 pub use page_token::{Binding, PageTokens};
 pub use proto_time::timestamp;
 pub use router::Router;
+pub(crate) use secret_messages::error_detail;
 pub use secrets::SecretRpc;
 pub use tokens::TokenRpc;

@@ -76,7 +76,7 @@ pub(super) fn version_message(secret: &SecretName, info: VersionInfo, latest: bo
     }
 }
 
-pub(super) fn error_detail(failure: &Failure) -> ErrorDetail {
+pub(crate) fn error_detail(failure: &Failure) -> ErrorDetail {
     ErrorDetail {
         code: failure.reason().code().into(),
         reason: failure.reason().into(),

@@ -163,6 +163,41 @@ pub static STATE_QUARANTINED: Metric = gauge(
     &[],
 );
 
+pub static DATABASE_HEALTHY: Metric = gauge(
+    "keyferry.database.healthy",
+    "keyferry_database_healthy",
+    "1 while the broker can make and remove users in the database.",
+    "1",
+    &["database"],
+);
+
+pub static DATABASE_SWEPT: Metric = gauge(
+    "keyferry.database.sweep.time",
+    "keyferry_database_sweep_timestamp_seconds",
+    "When the database's users were last compared with the leases, since the Unix epoch.",
+    "s",
+    &["database"],
+);
+
+pub static LEASES: Metric =
+    gauge("keyferry.leases", "keyferry_leases", "Leases of all replicas, by state.", "{lease}", &["state"]);
+
+pub static LEASES_FAILING: Metric = gauge(
+    "keyferry.leases.failing",
+    "keyferry_leases_failing",
+    "Leases whose user could not be removed, tried more than once.",
+    "{lease}",
+    &[],
+);
+
+pub static LEASE_OVERDUE: Metric = gauge(
+    "keyferry.leases.overdue.time",
+    "keyferry_leases_overdue_timestamp_seconds",
+    "When the first of those leases should have ended that have not, since the Unix epoch; absent when there is none.",
+    "s",
+    &[],
+);
+
 pub static POLICIES: Metric =
     gauge("keyferry.policy.count", "keyferry_policies", "Policies in the set in use.", "{policy}", &[]);
 
@@ -398,6 +433,11 @@ pub static ALL: &[&Metric] = &[
     &STATE_REVISION,
     &STATE_LEADER,
     &STATE_QUARANTINED,
+    &DATABASE_HEALTHY,
+    &DATABASE_SWEPT,
+    &LEASES,
+    &LEASES_FAILING,
+    &LEASE_OVERDUE,
     &POLICIES,
     &POLICY_INFO,
     &POLICY_LOADED,

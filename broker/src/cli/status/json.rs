@@ -52,6 +52,20 @@ pub(super) fn status(status: &BrokerStatus) -> Value {
             "last_error": error(state.last_error.as_ref()),
         })),
         "stores": status.stores.iter().map(store).collect::<Vec<_>>(),
+        "databases": status.databases.iter().map(|database| json!({
+            "name": database.name,
+            "health": health(database.health()),
+            "success_time": at(database.success_time.as_ref()),
+            "sweep_time": at(database.sweep_time.as_ref()),
+            "last_error": error(database.last_error.as_ref()),
+        })).collect::<Vec<_>>(),
+        "leases": status.leases.as_ref().map(|leases| json!({
+            "pending_count": leases.pending_count,
+            "active_count": leases.active_count,
+            "revoking_count": leases.revoking_count,
+            "failing_count": leases.failing_count,
+            "oldest_overdue_time": at(leases.oldest_overdue_time.as_ref()),
+        })),
         "cache": status.cache.as_ref().map(|cache| json!({
             "entry_count": cache.entry_count,
             "size_bytes": cache.size_bytes,

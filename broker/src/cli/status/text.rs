@@ -1,8 +1,8 @@
 //! The status for people: a line for each part, and tables under the stores.
 
 use keyferry_proto::v1::{
-    BrokerStatus, CacheStatus, CloudCredentialStatus, ErrorDetail, HealthState, QuotaLedgerEntry, ReloadStatus,
-    StoreKind, StoreStatus,
+    BrokerStatus, CacheStatus, CloudCredentialStatus, ErrorDetail, HealthState, LeaseCounts, QuotaLedgerEntry,
+    ReloadStatus, StoreKind, StoreStatus,
 };
 
 use super::{circuit, health, operation, reason};
@@ -58,10 +58,31 @@ fn parts(status: &BrokerStatus) -> Vec<Vec<String>> {
         let about = format!("{}, revision {}, {} set aside", state.backend, state.revision, state.quarantined_count);
         row("state", "", state.health(), about, state.last_error.as_ref());
     }
+    for database in &status.databases {
+        let about = format!("last answer {}", shown(database.success_time.as_ref()));
+        row("database", &database.name, database.health(), about, database.last_error.as_ref());
+    }
+    if let Some(leases) = status.leases.as_ref().filter(|_| !status.databases.is_empty()) {
+        let state = if leases.failing_count > 0 { HealthState::Degraded } else { HealthState::Healthy };
+        row("leases", "", state, of_leases(leases), None);
+    }
     if let Some(cache) = &status.cache {
         row("cache", "", HealthState::Healthy, of_cache(cache), None);
     }
     rows
+}
+
+fn of_leases(leases: &LeaseCounts) -> String {
+    let overdue = leases.oldest_overdue_time.as_ref();
+    let overdue = overdue.map(|at| format!("; the oldest should have ended at {}", shown(Some(at))));
+    format!(
+        "{} pending, {} active, {} being revoked, {} of them tried more than once{}",
+        leases.pending_count,
+        leases.active_count,
+        leases.revoking_count,
+        leases.failing_count,
+        overdue.unwrap_or_default()
+    )
 }
 
 fn of_cache(cache: &CacheStatus) -> String {

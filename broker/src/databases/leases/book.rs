@@ -21,6 +21,20 @@ pub(super) struct Book {
     live: HashMap<String, usize>,
     /// By database: who wants attention next.
     due: HashMap<String, BTreeSet<(Timestamp, LeaseName)>>,
+    /// By database: when a sweep last ended well.
+    pub(super) swept: HashMap<String, Timestamp>,
+}
+
+/// How many leases are at which stage, of all replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub pending: u64,
+    pub active: u64,
+    pub revoking: u64,
+    /// Of those that are being revoked: tried more than once.
+    pub failing: u64,
+    /// When the first of those should have been gone that are not.
+    pub overdue: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug)]
@@ -58,12 +72,34 @@ impl Book {
         self.leases.range(..name).rev().map(|(_, held)| held)
     }
 
-    pub(super) fn live_of(&self, owner: &str) -> usize {
-        self.live.get(owner).copied().unwrap_or_default()
+    pub(super) fn counts(&self, now: Timestamp) -> Counts {
+        let mut counts = Counts::default();
+        for Held { lease, trouble, .. } in self.leases.values() {
+            let due = match lease.stage {
+                Stage::Pending => {
+                    counts.pending += 1;
+                    lease.expires
+                }
+                Stage::Active => {
+                    counts.active += 1;
+                    lease.expires
+                }
+                Stage::Revoking { since, .. } => {
+                    counts.revoking += 1;
+                    counts.failing += u64::from(trouble.attempts > 1);
+                    since.min(lease.expires)
+                }
+                Stage::Revoked { .. } => continue,
+            };
+            if due <= now {
+                counts.overdue = Some(counts.overdue.map_or(due, |first| first.min(due)));
+            }
+        }
+        counts
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.leases.len()
+    pub(super) fn live_of(&self, owner: &str) -> usize {
+        self.live.get(owner).copied().unwrap_or_default()
     }
 
     /// A mint begins; its record is not written yet.

@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::book::Trouble;
 use self::book::{Book, Held};
+pub use self::book::{Counts, Trouble};
 use self::clock::LeaseClock;
 pub use self::failpoints::{Failpoints, NoFailpoints, Point};
 pub use self::mint::Wish;
@@ -149,9 +149,14 @@ impl Leases {
         self.0.book().get(name).map(|held| (held.lease.clone(), held.trouble.clone()))
     }
 
-    /// How many are on record, in any stage.
-    pub fn count(&self) -> usize {
-        self.0.book().len()
+    pub fn counts(&self) -> Counts {
+        self.0.book().counts(self.0.clock.now())
+    }
+
+    /// The configured databases, each with when its users were last compared with the leases.
+    pub fn databases(&self) -> impl Iterator<Item = (&DatabaseName, &Database, Option<Timestamp>)> {
+        let swept = |name: &DatabaseName| self.0.book().swept.get(name.as_str()).copied();
+        self.0.databases.iter().map(move |(name, database)| (name, database, swept(name)))
     }
 
     /// Refuses an id that was used for another call, and remembers it for this one.

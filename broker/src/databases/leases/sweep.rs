@@ -80,6 +80,7 @@ impl Inner {
         for user in users {
             self.adopt_orphan(name, user, began, fence).await?;
         }
+        self.book().swept.insert(name.as_str().to_owned(), self.clock.now());
         self.forget_requests().await
     }
 

@@ -7,7 +7,7 @@ mod sql;
 mod tls;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use postgres_protocol::password::scram_sha_256;
@@ -17,7 +17,7 @@ use tokio_postgres::SimpleQueryMessage;
 use self::pool::Pool;
 use self::sql::{identifier, identifiers, literal};
 use super::settings::DatabaseSettings;
-use super::users::{NewUser, Tag, Tagged, UserName, Users};
+use super::users::{Account, NewUser, Tag, Tagged, UserName, Users};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::Failure;
 use crate::names::{DatabaseName, SecretName};
@@ -30,6 +30,7 @@ pub struct Postgres {
     login: Login,
     ca: String,
     pool: Pool,
+    account: Mutex<Account>,
     clock: SharedClock,
 }
 
@@ -60,7 +61,7 @@ impl Postgres {
         let ca = std::fs::read_to_string(path).map_err(|error| OpenError::Read(path.clone(), error))?;
         tls::roots(ca.as_bytes()).map_err(|error| OpenError::Ca(path.clone(), error))?;
         let pool = Pool::new(settings.connections);
-        Ok(Self { name, settings, login, ca, pool, clock })
+        Ok(Self { name, settings, login, ca, pool, account: Mutex::default(), clock })
     }
 
     /// The certificates that the server's chains to, for those who connect.
@@ -115,6 +116,10 @@ impl Users for Postgres {
             });
             Ok(tagged.collect())
         }))
+    }
+
+    fn account(&self) -> Account {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

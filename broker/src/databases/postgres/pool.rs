@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Config};
 
 use super::tls::{self, Handshake};
-use super::{Login, Postgres};
+use super::{Account, Login, Postgres};
 use crate::error::Failure;
 use crate::names::VersionId;
 
@@ -74,11 +74,21 @@ impl Drop for Connection {
 }
 
 impl Postgres {
-    /// Runs statements on a connection of the pool.
+    /// Runs statements on a connection of the pool, and keeps account of how that went.
     pub(super) async fn with_connection<T>(
         &self,
         work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let outcome = self.lend(work).await;
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        match &outcome {
+            Ok(_) => *account = Account { success: Some(self.clock.now()), failure: None },
+            Err(failure) => account.failure = Some(failure.clone()),
+        }
+        outcome
+    }
+
+    async fn lend<T>(&self, work: impl AsyncFnOnce(&Client) -> Result<T, Failure>) -> Result<T, Failure> {
         let place = timeout(self.settings.timeout, self.pool.places.acquire()).await;
         let Ok(Ok(place)) = place else { return Err(self.all_in_use()) };
         let connection = match self.pool.take_idle() {

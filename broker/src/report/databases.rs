@@ -1,0 +1,64 @@
+//! What is told of databases and leases, as messages and as numbers.
+
+use keyferry_proto::v1::{DatabaseKind, DatabaseStatus, HealthState, LeaseCounts};
+
+use crate::clock::Timestamp;
+use crate::databases::Account;
+use crate::databases::leases::Leases;
+use crate::error::Reason;
+use crate::rpc::{error_detail, timestamp};
+use crate::telemetry::{Samples, names};
+
+pub(super) fn status(leases: &Leases) -> Vec<DatabaseStatus> {
+    let statuses = leases.databases().map(|(name, database, swept)| {
+        let account = database.users.account();
+        DatabaseStatus {
+            name: name.to_string(),
+            kind: DatabaseKind::Postgresql.into(),
+            health: health(&account).into(),
+            success_time: account.success.map(timestamp),
+            sweep_time: swept.map(timestamp),
+            last_error: account.failure.as_ref().map(error_detail),
+        }
+    });
+    statuses.collect()
+}
+
+pub(super) fn counts(leases: &Leases) -> LeaseCounts {
+    let counts = leases.counts();
+    let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    LeaseCounts {
+        pending_count: whole(counts.pending),
+        active_count: whole(counts.active),
+        revoking_count: whole(counts.revoking),
+        failing_count: whole(counts.failing),
+        oldest_overdue_time: counts.overdue.map(timestamp),
+    }
+}
+
+pub(super) fn samples(leases: &Leases, out: &mut Samples) {
+    for (name, database, swept) in leases.databases() {
+        let health = health(&database.users.account());
+        if health != HealthState::Unspecified {
+            out.set(&names::DATABASE_HEALTHY, &[name.id()], health == HealthState::Healthy);
+        }
+        out.set_nonzero(&names::DATABASE_SWEPT, &[name.id()], swept.map_or(0, Timestamp::as_secs));
+    }
+    let counts = leases.counts();
+    for (state, count) in [("pending", counts.pending), ("active", counts.active), ("revoking", counts.revoking)] {
+        out.set(&names::LEASES, &[state], count);
+    }
+    out.set(&names::LEASES_FAILING, &[], counts.failing);
+    out.set_nonzero(&names::LEASE_OVERDUE, &[], counts.overdue.map_or(0, Timestamp::as_secs));
+}
+
+/// Not known until it was asked once.
+fn health(account: &Account) -> HealthState {
+    match (&account.failure, account.success) {
+        (None, None) => HealthState::Unspecified,
+        (None, Some(_)) => HealthState::Healthy,
+        // It works, for fewer than want it.
+        (Some(failure), _) if failure.reason() == Reason::DatabaseExhausted => HealthState::Degraded,
+        (Some(_), _) => HealthState::Unhealthy,
+    }
+}
