@@ -25,11 +25,27 @@ when { principal.hasTag("roles") && principal.getTag("roles").contains("reader")
 permit (principal, action in [Keyferry::Action::"WhoAmI", Keyferry::Action::"ExplainSelf"], resource);
 "#;
 
+/// Nobody listens there: whoever may mint hears that the database is out.
+const DATABASE: &str = r#"
+[databases.shop]
+kind = "postgres"
+host = "127.0.0.1"
+port = 1
+database = "shop"
+ca = "ca.pem"
+user = "keyferry"
+certificate = "server.pem"
+key = "server.key"
+
+[databases.shop.roles.reader]
+groups = ["orders_read"]
+"#;
+
 #[tokio::test]
 async fn every_method_answers_every_kind_of_caller_as_the_golden_table_says() {
     let directory = tempfile::tempdir().unwrap();
     let ca = Ca::new("test CA");
-    prepare(directory.path(), &ca, &Issuer::configuration());
+    prepare(directory.path(), &ca, &format!("{}{DATABASE}", Issuer::configuration()));
     let config = directory.path().join("keyferry.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("[tls]", "[tls]\nclient_certificate = \"optional\"")).unwrap();
@@ -117,12 +133,17 @@ fn verdict(status: &Status) -> String {
 const REFUSALS: [&str; 4] =
     ["CREDENTIAL_MISSING", "CERTIFICATE_REJECTED", "ACCESS_DENIED", "CLIENT_CERTIFICATE_REQUIRED"];
 
-/// Field 1 is the name or parent in all methods of `SecretService` and in `RefreshSecret`; the others need no field to be decided on.
+/// Field 1 is the name or parent in all methods that are about one thing. A lease to be renewed is only ever looked up
+/// among the caller's own, and there is none; `RevokeLease` is asked for all leases of a database.
 fn body_for(path: &str) -> Vec<u8> {
     let name: &str = match path.rsplit('/').next().unwrap() {
         "ListSecrets" => "stores/local",
         "EnableSecretVersion" | "DisableSecretVersion" => "stores/local/secrets/a/versions/1",
         "BatchGetSecrets" => return [&[0x0a, 24, 0x0a, 22][..], b"stores/local/secrets/a"].concat(),
+        "ListDatabaseRoles" => "databases/shop",
+        "MintDatabaseToken" => "databases/shop/roles/reader",
+        "RenewLease" => "leases/0123",
+        "RevokeLease" => return [&[0x12, 16, 0x0a, 14][..], b"databases/shop"].concat(),
         _ if path.contains("SecretService") || path.ends_with("RefreshSecret") => "stores/local/secrets/a",
         _ => return Vec::new(),
     };
