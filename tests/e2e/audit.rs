@@ -114,10 +114,10 @@ pub(crate) async fn read_until_cut(
 }
 
 /// A file system of a few megabytes, gone with its value.
-struct SmallDisk(tempfile::TempDir);
+pub(crate) struct SmallDisk(pub(crate) tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount(bytes: &str) -> Self {
+    pub(crate) fn mount(bytes: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
@@ -185,7 +185,7 @@ async fn a_full_disk_lets_no_secret_out_and_service_resumes_when_there_is_room()
 }
 
 /// Writes until there is no room.
-fn fill(path: &Path) {
+pub(crate) fn fill(path: &Path) {
     use std::io::Write as _;
     let mut file = fs::File::create(path).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}

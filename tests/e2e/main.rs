@@ -35,6 +35,7 @@ mod status;
 mod status_command;
 mod threats;
 mod token_faults;
+mod token_links;
 mod tokens;
 mod transport;
 mod visibility;

@@ -12,6 +12,7 @@ use keyferry_broker::names::{DatabaseName, LeaseName};
 use keyferry_broker::secrets::SecretBytes;
 use keyferry_tests::pki::Ca;
 use keyferry_tests::postgres::Cluster;
+use keyferry_tests::proxy::Proxy;
 
 fn settings(cluster: &Cluster) -> DatabaseSettings {
     DatabaseSettings {
@@ -158,8 +159,11 @@ async fn the_link_that_broke_is_named() {
     let stranger = DatabaseSettings { ca: cluster.path().join("other.pem"), ..good.clone() };
     assert_eq!(reason(stranger).await, Reason::DatabaseTls);
     // The certificate names localhost and 127.0.0.1.
-    let misnamed = DatabaseSettings { host: "127.0.0.2".into(), ..good.clone() };
-    assert_eq!(reason(misnamed).await, Reason::DatabaseUnavailable, "nothing listens there");
+    let proxy = Proxy::start("127.0.0.2", cluster.port()).await;
+    let misnamed = DatabaseSettings { host: "127.0.0.2".into(), port: proxy.port(), ..good.clone() };
+    assert_eq!(reason(misnamed).await, Reason::DatabaseTls);
+    let absent = DatabaseSettings { host: "127.0.0.2".into(), ..good.clone() };
+    assert_eq!(reason(absent).await, Reason::DatabaseUnavailable, "nothing listens there");
     let nobody = DatabaseSettings { user: "nobody".into(), ..good.clone() };
     assert_eq!(reason(nobody).await, Reason::DatabaseLoginRefused);
     let nowhere = DatabaseSettings { database: "nowhere".into(), ..good.clone() };

@@ -14,6 +14,7 @@ pub mod node;
 pub mod pki;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod sandbox;
 pub mod state_conformance;
 pub mod tls;

@@ -1,0 +1,176 @@
+//! What a mint needs fails in the middle of it: the way to the database, the audit log, the memory of what was minted.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use keyferry_broker::clock::{SharedClock, SystemClock};
+use keyferry_broker::databases::leases::{Failpoints, Point};
+use keyferry_proto::v1::revoke_lease_request::Target;
+use keyferry_proto::v1::{Lease, LeaseFilter, LeaseRevokeCause, LeaseState, ListLeasesRequest, RevokeLeaseRequest};
+use keyferry_tests::broker::{TestBroker, get, prepare};
+use keyferry_tests::pki::Ca;
+use keyferry_tests::postgres::Cluster;
+use keyferry_tests::proxy::{Mood, Proxy};
+use tempfile::TempDir;
+
+use crate::audit::{SmallDisk, fill};
+use crate::reload::eventually;
+use crate::status::{reason, refused};
+use crate::tokens::{POLICY, mint, mint_request};
+
+/// Does something, once, when a step is reached.
+struct When<F>(Point, Mutex<Option<F>>);
+
+impl<F> When<F> {
+    fn reached(point: Point, act: F) -> Arc<Self> {
+        Arc::new(Self(point, Mutex::new(Some(act))))
+    }
+}
+
+impl<F: FnOnce() + Send> Failpoints for When<F> {
+    fn reach(&self, point: Point) {
+        let act = if point == self.0 { self.1.lock().unwrap().take() } else { None };
+        if let Some(act) = act {
+            act();
+        }
+    }
+}
+
+impl<F> fmt::Debug for When<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "When({:?})", self.0)
+    }
+}
+
+fn clock() -> SharedClock {
+    Arc::new(SystemClock)
+}
+
+fn prepared(ca: &Ca, more: &str) -> TempDir {
+    let directory = TempDir::new().unwrap();
+    prepare(directory.path(), ca, more);
+    std::fs::write(directory.path().join("policy/mint.cedar"), POLICY).unwrap();
+    directory
+}
+
+/// The causes of all leases that are over; `None` while one is not.
+async fn ends(broker: &TestBroker) -> Option<Vec<LeaseRevokeCause>> {
+    let states = [LeaseState::Pending, LeaseState::Active, LeaseState::Revoking, LeaseState::Revoked];
+    let filter = LeaseFilter { states: states.map(Into::into).to_vec(), ..Default::default() };
+    let request = ListLeasesRequest { filter: Some(filter), ..Default::default() };
+    let leases = broker.tokens(&broker.operator).await.list_leases(request).await.unwrap().into_inner().leases;
+    let over = leases.iter().all(|lease| lease.state() == LeaseState::Revoked);
+    over.then(|| leases.iter().map(Lease::revoke_cause).collect())
+}
+
+/// Mints while the way to the database turns bad between the record and the user; says how many users that left.
+async fn mint_with(mood: Mood) -> usize {
+    let ca = Ca::new("test CA");
+    let cluster = Cluster::start(&ca);
+    let proxy = Proxy::start("127.0.0.1", cluster.port()).await;
+    let [direct, by_way] = [cluster.port(), proxy.port()].map(|port| format!("port = {port}\n"));
+    let directory = prepared(&ca, &cluster.configuration().replace(&direct, &by_way));
+    let moods = proxy.mood();
+    let spoil = When::reached(Point::MintPending, move || {
+        moods.send_replace(mood);
+    });
+    let broker = TestBroker::start_failing(directory, ca, clock(), spoil).await;
+    let mut client = broker.tokens(&broker.client).await;
+    assert_eq!(refused(client.mint_database_token(mint_request()).await), "DATABASE_UNAVAILABLE");
+    let left = || cluster.users().len();
+    eventually("the server is done with it", async || {
+        cluster.admin("postgres", "SELECT count(*) FROM pg_stat_activity WHERE usename = 'keyferry'") == "0"
+    })
+    .await;
+    let stranded = left();
+
+    proxy.mood().send_replace(Mood::Passing);
+    eventually("nothing is left", async || {
+        left() == 0 && ends(&broker).await.is_some_and(|ends| ends == [LeaseRevokeCause::MintIncomplete])
+    })
+    .await;
+    mint(&mut client).await;
+    stranded
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mint_whose_connection_is_cut_leaves_nothing() {
+    assert_eq!(mint_with(Mood::Cutting).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_whose_creation_was_never_answered_is_removed() {
+    assert_eq!(mint_with(Mood::SwallowingAnswers).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_mint_that_cannot_be_put_on_record_is_revoked() {
+    let ca = Ca::new("test CA");
+    let cluster = Cluster::start(&ca);
+    let disk = SmallDisk::mount("3m");
+    let audit = format!(
+        "[audit]\ndirectory = {:?}\nsigning_key = \"signing.key\"\n{}",
+        disk.0.path().join("audit"),
+        cluster.configuration()
+    );
+    let directory = prepared(&ca, &audit);
+    let ((reached, made), (go_on, told)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    let wait = When::reached(Point::MintActive, move || {
+        reached.send(()).unwrap();
+        told.recv().unwrap();
+    });
+    let broker = TestBroker::start_failing(directory, ca, clock(), wait).await;
+    broker.put("db", b"one", &[]).await;
+    let mut client = broker.tokens(&broker.client).await;
+    let call = tokio::spawn(async move { client.mint_database_token(mint_request()).await });
+    tokio::task::spawn_blocking(move || made.recv().unwrap()).await.unwrap();
+    assert_eq!(cluster.users().len(), 1);
+
+    let ballast = disk.0.path().join("ballast");
+    fill(&ballast);
+    let mut reader = broker.secrets(&broker.client).await;
+    let failure = loop {
+        if let Err(status) = get(&mut reader, "db").await {
+            break status;
+        }
+    };
+    assert_eq!(reason(&failure), "AUDIT_UNAVAILABLE");
+    go_on.send(()).unwrap();
+    assert_eq!(refused(call.await.unwrap()), "AUDIT_UNAVAILABLE");
+    eventually("its user is gone", async || cluster.users().is_empty()).await;
+
+    std::fs::remove_file(&ballast).unwrap();
+    eventually("records are written again", async || get(&mut reader.clone(), "db").await.is_ok()).await;
+    assert_eq!(ends(&broker).await.unwrap(), [LeaseRevokeCause::MintIncomplete]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_of_the_state_brings_no_right_back() {
+    let ca = Ca::new("test CA");
+    let cluster = Cluster::start(&ca);
+    let directory = prepared(&ca, &format!("{}[leases]\nsweep_interval = \"1s\"\n", cluster.configuration()));
+    let (state, copy) = (directory.path().join("state.redb"), directory.path().join("copy.redb"));
+
+    let broker = TestBroker::start_in(directory, ca, clock()).await;
+    let revoked_later = mint(&mut broker.tokens(&broker.client).await).await;
+    let TestBroker { ca, broker, directory, .. } = broker;
+    broker.stop().await;
+    std::fs::copy(&state, &copy).unwrap();
+
+    let broker = TestBroker::start_in(directory, ca, clock()).await;
+    let mut client = broker.tokens(&broker.client).await;
+    let target = Some(Target::Name(revoked_later.lease.unwrap().name));
+    client.revoke_lease(RevokeLeaseRequest { target, ..Default::default() }).await.unwrap();
+    let minted_later = mint(&mut client).await;
+    eventually("only the later user is there", async || cluster.users() == [minted_later.user.clone()]).await;
+    drop(client);
+    let TestBroker { ca, broker, directory, .. } = broker;
+    broker.stop().await;
+    std::fs::copy(&copy, &state).unwrap();
+
+    let broker = TestBroker::start_in(directory, ca, clock()).await;
+    eventually("what the copy does not know is removed, and what is gone stays gone", async || {
+        cluster.users().is_empty() && ends(&broker).await.is_some_and(|ends| ends == [LeaseRevokeCause::Reconciled; 2])
+    })
+    .await;
+}
