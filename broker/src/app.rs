@@ -25,6 +25,7 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::config::Config;
 use crate::databases::leases::{self, Failpoints, Leases, NoFailpoints, Opening};
 use crate::databases::postgres;
+use crate::databases::tokens::Tokens;
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::{DatabaseName, StoreName};
@@ -70,6 +71,7 @@ pub struct Parts {
     pub guards: Guards,
     pub state: State,
     pub leases: Leases,
+    pub database_tokens: Tokens,
     pub credentials: Credentials,
     pub secrets: Secrets,
 }
@@ -167,7 +169,7 @@ impl Broker {
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let background = Background::default();
         let leases = Leases::open(Opening {
-            databases,
+            databases: databases.leased,
             settings: config.leases,
             state: state.clone(),
             node: config.node.name.clone(),
@@ -198,6 +200,7 @@ impl Broker {
             state,
             secrets: secrets.clone(),
             leases: leases.clone(),
+            database_tokens: databases.tokens.clone(),
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
@@ -206,7 +209,7 @@ impl Broker {
             OperatorRpc { status: report_of(&parts), secrets: secrets.clone(), tokens: Arc::clone(&parts.tokens) };
         let page_tokens = Arc::new(PageTokens::new()?);
         let secrets = SecretRpc { secrets, page_tokens: Arc::clone(&page_tokens) };
-        let tokens = TokenRpc { leases, page_tokens };
+        let tokens = TokenRpc { leases, tokens: databases.tokens, page_tokens };
         let health_service = HealthService::from_health_reporter(health.clone());
         let stack = Stack::new(Layers {
             in_flight: Arc::new(Semaphore::new(config.limits.calls_in_flight)),

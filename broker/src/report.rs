@@ -33,7 +33,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         audit: Some(audit(&parts.log)),
         stores: parts.stores.iter().map(|(name, summary)| store(parts, name, summary)).collect(),
         state: Some(state(&parts.state)),
-        databases: databases::status(&parts.leases),
+        databases: databases::status(&parts.leases, &parts.database_tokens),
         leases: Some(databases::counts(&parts.leases)),
         cache: Some(cache(parts.secrets.cache_accounts())),
         ..BrokerStatus::default()
@@ -95,7 +95,7 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     out.set(&names::DRAINING, &[], parts.drain.is_draining());
     stores::samples(&parts.guards, out);
     credentials::samples(&parts.credentials, out);
-    databases::samples(&parts.leases, out);
+    databases::samples(&parts.leases, &parts.database_tokens, out);
 }
 
 /// Why calls should go elsewhere for now, a line each. A store that is out is none: it is out for every replica, and

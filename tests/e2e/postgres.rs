@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use keyferry_broker::clock::{Clock as _, SystemClock, Timestamp};
 use keyferry_broker::databases::postgres::{Login, Postgres};
-use keyferry_broker::databases::{DatabaseSettings, LoginSettings, NewUser, Tag, UserName, Users as _};
+use keyferry_broker::databases::{LoginSettings, NewUser, PostgresSettings, Tag, UserName, Users as _};
 use keyferry_broker::error::Reason;
 use keyferry_broker::names::{DatabaseName, LeaseName};
 use keyferry_broker::secrets::SecretBytes;
@@ -14,8 +14,8 @@ use keyferry_tests::pki::Ca;
 use keyferry_tests::postgres::Cluster;
 use keyferry_tests::proxy::Proxy;
 
-fn settings(cluster: &Cluster) -> DatabaseSettings {
-    DatabaseSettings {
+fn settings(cluster: &Cluster) -> PostgresSettings {
+    PostgresSettings {
         host: "127.0.0.1".into(),
         port: cluster.port(),
         database: "shop".into(),
@@ -31,7 +31,7 @@ fn settings(cluster: &Cluster) -> DatabaseSettings {
     }
 }
 
-fn open(settings: DatabaseSettings) -> Postgres {
+fn open(settings: PostgresSettings) -> Postgres {
     let LoginSettings::Certificate { certificate, key } = settings.login.clone() else { panic!("{settings:?}") };
     let name = DatabaseName::from_id("shop").unwrap();
     Postgres::open(name, settings, Login::Certificate { certificate, key }, Arc::new(SystemClock)).unwrap()
@@ -147,7 +147,7 @@ async fn the_link_that_broke_is_named() {
     let ca = Ca::new("test CA");
     let mut cluster = Cluster::start(&ca);
     let good = settings(&cluster);
-    let reason = async |settings: DatabaseSettings| {
+    let reason = async |settings: PostgresSettings| {
         let failure = open(settings).probe().await.unwrap_err();
         assert!(failure.message().contains("databases/shop"), "{failure}");
         failure.reason()
@@ -156,24 +156,24 @@ async fn the_link_that_broke_is_named() {
 
     let other = Ca::new("another CA");
     std::fs::write(cluster.path().join("other.pem"), other.pem()).unwrap();
-    let stranger = DatabaseSettings { ca: cluster.path().join("other.pem"), ..good.clone() };
+    let stranger = PostgresSettings { ca: cluster.path().join("other.pem"), ..good.clone() };
     assert_eq!(reason(stranger).await, Reason::DatabaseTls);
     // The certificate names localhost and 127.0.0.1.
     let proxy = Proxy::start("127.0.0.2", cluster.port()).await;
-    let misnamed = DatabaseSettings { host: "127.0.0.2".into(), port: proxy.port(), ..good.clone() };
+    let misnamed = PostgresSettings { host: "127.0.0.2".into(), port: proxy.port(), ..good.clone() };
     assert_eq!(reason(misnamed).await, Reason::DatabaseTls);
-    let absent = DatabaseSettings { host: "127.0.0.2".into(), ..good.clone() };
+    let absent = PostgresSettings { host: "127.0.0.2".into(), ..good.clone() };
     assert_eq!(reason(absent).await, Reason::DatabaseUnavailable, "nothing listens there");
-    let nobody = DatabaseSettings { user: "nobody".into(), ..good.clone() };
+    let nobody = PostgresSettings { user: "nobody".into(), ..good.clone() };
     assert_eq!(reason(nobody).await, Reason::DatabaseLoginRefused);
-    let nowhere = DatabaseSettings { database: "nowhere".into(), ..good.clone() };
+    let nowhere = PostgresSettings { database: "nowhere".into(), ..good.clone() };
     assert_eq!(reason(nowhere).await, Reason::DatabaseLoginRefused);
     other.issue(|_| ()).write(cluster.path(), "forged");
     let forged = LoginSettings::Certificate {
         certificate: cluster.path().join("forged.pem"),
         key: cluster.path().join("forged.key"),
     };
-    assert_eq!(reason(DatabaseSettings { login: forged, ..good.clone() }).await, Reason::DatabaseTls);
+    assert_eq!(reason(PostgresSettings { login: forged, ..good.clone() }).await, Reason::DatabaseTls);
 
     cluster.admin("postgres", "ALTER ROLE keyferry CONNECTION LIMIT 0");
     assert_eq!(reason(good.clone()).await, Reason::DatabaseExhausted);

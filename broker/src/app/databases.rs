@@ -1,4 +1,5 @@
-//! The configured databases, each with the broker's own way to log in.
+//! The configured databases: those with users for leases, each with the broker's own way to log in, and the roles whose
+//! credentials end by themselves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,17 +8,26 @@ use super::StartError;
 use crate::clock::SharedClock;
 use crate::databases::leases::Database;
 use crate::databases::postgres::{Login, Postgres};
+use crate::databases::tokens::{Minter, Tokens};
 use crate::databases::{DatabaseSettings, LoginSettings};
-use crate::names::{DatabaseName, StoreName};
+use crate::names::{DatabaseName, RoleName, StoreName};
 use crate::secrets::Provider;
+
+/// By what they are answered for.
+pub(super) struct Databases {
+    pub(super) leased: BTreeMap<DatabaseName, Database>,
+    pub(super) tokens: Tokens,
+}
 
 pub(super) fn open(
     settings: BTreeMap<DatabaseName, DatabaseSettings>,
     stores: &BTreeMap<StoreName, Arc<dyn Provider>>,
     clock: &SharedClock,
-) -> Result<BTreeMap<DatabaseName, Database>, StartError> {
-    let mut databases = BTreeMap::new();
+) -> Result<Databases, StartError> {
+    let mut leased = BTreeMap::new();
+    let minters: BTreeMap<RoleName, Arc<dyn Minter>> = BTreeMap::new();
     for (name, settings) in settings {
+        let DatabaseSettings::Postgres(settings) = settings;
         let login = match settings.login.clone() {
             LoginSettings::Certificate { certificate, key } => Login::Certificate { certificate, key },
             LoginSettings::Password(secret) => {
@@ -29,7 +39,7 @@ pub(super) fn open(
         let users = Postgres::open(name.clone(), settings.clone(), login, Arc::clone(clock))
             .map_err(|error| StartError::Database(name.clone(), error))?;
         let ca = users.ca().into();
-        databases.insert(name, Database { settings, users: Arc::new(users), ca });
+        leased.insert(name, Database { settings, users: Arc::new(users), ca });
     }
-    Ok(databases)
+    Ok(Databases { leased, tokens: Tokens::new(minters, Arc::clone(clock)) })
 }

@@ -1,9 +1,11 @@
-//! Short-lived access to databases: users made for one lease each, and the leases that see them gone.
+//! Short-lived access to databases: users made for one lease each, the leases that see them gone, and credentials that
+//! end by themselves.
 
 pub mod leases;
 pub mod postgres;
 mod settings;
+pub mod tokens;
 mod users;
 
-pub use settings::{DatabaseSettings, LeaseSettings, LoginSettings, RoleSettings};
+pub use settings::{DatabaseSettings, LeaseSettings, LoginSettings, PostgresSettings, RoleSettings};
 pub use users::{Account, NewUser, Tag, Tagged, UserName, Users};

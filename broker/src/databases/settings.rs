@@ -6,8 +6,14 @@ use std::time::Duration;
 
 use crate::names::SecretName;
 
+/// One entry of `[databases]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DatabaseSettings {
+pub enum DatabaseSettings {
+    Postgres(PostgresSettings),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresSettings {
     pub host: String,
     pub port: u16,
     pub database: String,

@@ -1,27 +1,38 @@
 //! What is told of databases and leases, as messages and as numbers.
 
-use keyferry_proto::v1::{DatabaseKind, DatabaseStatus, HealthState, LeaseCounts};
+use keyferry_proto::v1::{DatabaseStatus, HealthState, LeaseCounts};
 
 use crate::clock::Timestamp;
 use crate::databases::Account;
 use crate::databases::leases::Leases;
+use crate::databases::tokens::{Kind, Tokens};
 use crate::error::Reason;
-use crate::rpc::{error_detail, timestamp};
+use crate::names::DatabaseName;
+use crate::rpc::{database_kind, error_detail, timestamp};
 use crate::telemetry::{Samples, names};
 
-pub(super) fn status(leases: &Leases) -> Vec<DatabaseStatus> {
-    let statuses = leases.databases().map(|(name, database, swept)| {
-        let account = database.users.account();
-        DatabaseStatus {
-            name: name.to_string(),
-            kind: DatabaseKind::Postgresql.into(),
-            health: health(&account).into(),
-            success_time: account.success.map(timestamp),
-            sweep_time: swept.map(timestamp),
-            last_error: account.failure.as_ref().map(error_detail),
-        }
+pub(super) fn status(leases: &Leases, tokens: &Tokens) -> Vec<DatabaseStatus> {
+    let statuses = all(leases, tokens).map(|(name, kind, account, swept)| DatabaseStatus {
+        name: name.to_string(),
+        kind: database_kind(kind).into(),
+        health: health(&account).into(),
+        success_time: account.success.map(timestamp),
+        sweep_time: swept.map(timestamp),
+        last_error: account.failure.as_ref().map(error_detail),
     });
     statuses.collect()
+}
+
+/// A database whose users have leases is told by its login, whatever else it is used for.
+fn all<'a>(
+    leases: &'a Leases,
+    tokens: &'a Tokens,
+) -> impl Iterator<Item = (&'a DatabaseName, Kind, Account, Option<Timestamp>)> {
+    let leased =
+        leases.databases().map(|(name, database, swept)| (name, Kind::Postgres, database.users.account(), swept));
+    let has_leases = |wanted: &DatabaseName| leases.databases().any(|(name, ..)| name == wanted);
+    let natural = tokens.databases().filter(move |(name, ..)| !has_leases(name));
+    leased.chain(natural.map(|(name, kind, account)| (name, kind, account, None)))
 }
 
 pub(super) fn counts(leases: &Leases) -> LeaseCounts {
@@ -36,9 +47,9 @@ pub(super) fn counts(leases: &Leases) -> LeaseCounts {
     }
 }
 
-pub(super) fn samples(leases: &Leases, out: &mut Samples) {
-    for (name, database, swept) in leases.databases() {
-        let health = health(&database.users.account());
+pub(super) fn samples(leases: &Leases, tokens: &Tokens, out: &mut Samples) {
+    for (name, _, account, swept) in all(leases, tokens) {
+        let health = health(&account);
         if health != HealthState::Unspecified {
             out.set(&names::DATABASE_HEALTHY, &[name.id()], health == HealthState::Healthy);
         }

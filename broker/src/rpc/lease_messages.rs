@@ -13,7 +13,7 @@ use super::proto_time::{duration, timestamp};
 use super::secret_messages::error_detail;
 use crate::audit::Receipt;
 use crate::databases::leases::{Cause, Database, Lease, Minted, Stage, Trouble};
-use crate::databases::{DatabaseSettings, RoleSettings};
+use crate::databases::{PostgresSettings, RoleSettings};
 use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, NameError, RoleName};
 
@@ -32,7 +32,7 @@ pub(super) fn disclosed(minted: Minted, receipt: &Receipt) -> MintDatabaseTokenR
 }
 
 pub(super) fn connection(database: &Database) -> DatabaseConnection {
-    let DatabaseSettings { host, port, database: name, .. } = &database.settings;
+    let PostgresSettings { host, port, database: name, .. } = &database.settings;
     DatabaseConnection {
         engine: DatabaseEngine::Postgresql.into(),
         host: host.clone(),
@@ -44,7 +44,7 @@ pub(super) fn connection(database: &Database) -> DatabaseConnection {
     }
 }
 
-pub(super) fn role_message(name: &RoleName, role: &RoleSettings, database: &DatabaseSettings) -> DatabaseRole {
+pub(super) fn role_message(name: &RoleName, role: &RoleSettings, database: &PostgresSettings) -> DatabaseRole {
     let span = |span: Duration| prost_types::Duration::try_from(span).ok();
     DatabaseRole {
         name: name.to_string(),

@@ -13,6 +13,7 @@ mod router;
 mod secret_access;
 mod secret_messages;
 mod secrets;
+mod token_messages;
 mod tokens;
 
 pub use call::{Call, unrecorded};
@@ -24,4 +25,5 @@ pub use proto_time::timestamp;
 pub use router::Router;
 pub(crate) use secret_messages::error_detail;
 pub use secrets::SecretRpc;
+pub(crate) use token_messages::database_kind;
 pub use tokens::TokenRpc;

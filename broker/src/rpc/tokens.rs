@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyferry_proto::v1::revoke_lease_request::Target;
 use keyferry_proto::v1::token_service_server::TokenService;
 use keyferry_proto::v1::{
-    LeaseSelector, LeaseState, ListDatabaseRolesRequest, ListDatabaseRolesResponse, ListLeasesRequest,
+    DatabaseRole, LeaseSelector, LeaseState, ListDatabaseRolesRequest, ListDatabaseRolesResponse, ListLeasesRequest,
     ListLeasesResponse, MintDatabaseTokenRequest, MintDatabaseTokenResponse, RenewLeaseRequest, RenewLeaseResponse,
     RevokeLeaseRequest, RevokeLeaseResponse,
 };
@@ -16,9 +16,11 @@ use super::call::{Call, answer, reply};
 use super::lease_messages::{Asked, RolePrefix, disclosed, lease_message, role_message, state_of, ttl};
 use super::page_token::{Binding, PageTokens, page_size};
 use super::secret_messages::bad_name;
+use super::token_messages::{self, client_key};
 use crate::admission::{Action, Resource};
 use crate::audit::Receipt;
-use crate::databases::leases::{Lease, Leases, RequestId, Wish, no_such_lease};
+use crate::databases::leases::{self, Lease, Leases, RequestId, Wish, no_such_lease};
+use crate::databases::tokens::{self, Tokens};
 use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, LeaseName, RoleName};
 
@@ -29,7 +31,14 @@ const MAX_JUSTIFICATION: usize = 256;
 #[derive(Clone, Debug)]
 pub struct TokenRpc {
     pub leases: Leases,
+    pub tokens: Tokens,
     pub page_tokens: Arc<PageTokens>,
+}
+
+/// What ends with its lease, or by itself.
+enum Minted {
+    Leased(Box<leases::Minted>),
+    ByItself(Box<tokens::Issued>),
 }
 
 #[tonic::async_trait]
@@ -52,16 +61,24 @@ impl TokenService for TokenRpc {
                     && place.as_deref().is_none_or(|place| role.as_str() > place)
                     && call.may(Action::ListDatabaseRoles, &Resource::DatabaseRole(role.clone()))
             };
-            let mut roles: Vec<_> = self.leases.roles().filter(|(name, ..)| wanted(name)).collect();
-            roles.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+            let leased = self.leases.roles().filter(|(name, ..)| wanted(name));
+            let mut roles: Vec<(RoleName, DatabaseRole)> = leased
+                .map(|(name, role, database)| (name.clone(), role_message(&name, role, &database.settings)))
+                .chain(
+                    self.tokens
+                        .roles()
+                        .filter(|(name, _)| wanted(name))
+                        .map(|(name, facts)| (name.clone(), token_messages::role_message(name, facts))),
+                )
+                .collect();
+            roles.sort_by(|(one, _), (other, _)| one.cmp(other));
             let more = roles.len() > size;
             roles.truncate(size);
             let next_page_token = match roles.last().filter(|_| more) {
-                Some((last, ..)) => self.page_tokens.seal(last.as_str(), binding)?,
+                Some((last, _)) => self.page_tokens.seal(last.as_str(), binding)?,
                 None => String::new(),
             };
-            let roles =
-                roles.iter().map(|(name, role, database)| role_message(name, role, &database.settings)).collect();
+            let roles = roles.into_iter().map(|(_, role)| role).collect();
             Ok(ListDatabaseRolesResponse { roles, next_page_token })
         })
         .await
@@ -78,22 +95,40 @@ impl TokenService for TokenRpc {
                 &message.request_id,
                 &MintDatabaseTokenRequest { request_id: String::new(), ..message.clone() },
             )?;
-            let wish = Wish { ttl: ttl(message.ttl.as_ref())?, credential_ends: call.caller.ends(), request };
+            let (ttl, client_key) = (ttl(message.ttl.as_ref())?, client_key(message.client_key)?);
+            let credential_ends = call.caller.ends();
+            let ends_by_itself = self.tokens.has(&role);
             let permit = call.admit(Resource::DatabaseRole(role))?;
-            if message.client_key.is_some() {
-                let message = "this role mints passwords, for which no key is used; leave client_key out";
-                return Err(Failure::new(Reason::UnsupportedByStore, message));
-            }
-            let minted = if message.validate_only {
-                self.leases.rehearse(&permit, &wish).await?;
-                None
+            let minted = if ends_by_itself {
+                // Nothing is kept that a repeat could be answered with, and nothing that has to be taken back.
+                let wish = tokens::Wish { ttl, credential_ends, client_key };
+                if message.validate_only {
+                    self.tokens.rehearse(&permit, wish).await?;
+                    None
+                } else {
+                    Some(Minted::ByItself(Box::new(self.tokens.mint(&permit, wish).await?)))
+                }
             } else {
-                call.announce().await?;
-                let minted = self.leases.mint(&permit, wish).await?;
-                call.draft.note(|record| record.lease = Some(minted.lease().name.shared()));
-                Some(minted)
+                if client_key.is_some() {
+                    let message = "this role mints passwords, for which no key is used; leave client_key out";
+                    return Err(Failure::new(Reason::UnsupportedByStore, message));
+                }
+                let wish = Wish { ttl, credential_ends, request };
+                if message.validate_only {
+                    self.leases.rehearse(&permit, &wish).await?;
+                    None
+                } else {
+                    call.announce().await?;
+                    let minted = self.leases.mint(&permit, wish).await?;
+                    call.draft.note(|record| record.lease = Some(minted.lease().name.shared()));
+                    Some(Minted::Leased(Box::new(minted)))
+                }
             };
-            Ok(move |receipt: &Receipt| minted.map(|minted| disclosed(minted, receipt)).unwrap_or_default())
+            Ok(move |receipt: &Receipt| match minted {
+                None => MintDatabaseTokenResponse::default(),
+                Some(Minted::Leased(minted)) => disclosed(*minted, receipt),
+                Some(Minted::ByItself(issued)) => token_messages::disclosed(*issued, receipt),
+            })
         })
         .await
     }

@@ -33,7 +33,7 @@ pub use self::record::{Cause, LEASES, Lease, Stage};
 pub(crate) use self::request::Request;
 pub use self::request::RequestId;
 pub(crate) use self::sweep::Deployment;
-use super::{DatabaseSettings, LeaseSettings, RoleSettings, Users};
+use super::{LeaseSettings, PostgresSettings, RoleSettings, Users};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, LeaseName, RoleName};
@@ -44,7 +44,7 @@ use crate::state::{
 /// One configured database, as leases use it.
 #[derive(Clone, Debug)]
 pub struct Database {
-    pub settings: DatabaseSettings,
+    pub settings: PostgresSettings,
     pub users: Arc<dyn Users>,
     /// The certificates in PEM that the server's chains to.
     pub ca: Arc<str>,

@@ -16,7 +16,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 use self::pool::Pool;
 use self::sql::{identifier, identifiers, literal};
-use super::settings::DatabaseSettings;
+use super::settings::PostgresSettings;
 use super::users::{Account, NewUser, Tag, Tagged, UserName, Users};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::Failure;
@@ -26,7 +26,7 @@ use crate::secrets::{Provider, SecretBytes};
 /// One configured server, by way of the broker's own login to it.
 pub struct Postgres {
     name: DatabaseName,
-    settings: DatabaseSettings,
+    settings: PostgresSettings,
     login: Login,
     ca: String,
     pool: Pool,
@@ -53,7 +53,7 @@ impl Postgres {
     /// Does not connect yet: a database that is down keeps nothing else from being served.
     pub fn open(
         name: DatabaseName,
-        settings: DatabaseSettings,
+        settings: PostgresSettings,
         login: Login,
         clock: SharedClock,
     ) -> Result<Self, OpenError> {

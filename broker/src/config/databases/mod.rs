@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::kind::{FileUse, Kind, count, duration, file, made_of, one_of, text};
 use super::reader::Reader;
 use super::section::Section;
-use crate::databases::{DatabaseSettings, LeaseSettings, LoginSettings, RoleSettings};
+use crate::databases::{DatabaseSettings, LeaseSettings, LoginSettings, PostgresSettings, RoleSettings};
 use crate::names::{DatabaseName, SecretName};
 
 const ABOUT: &str = "A PostgreSQL server that the broker makes users in, over TLS only. It logs in with a client \
@@ -22,7 +22,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> BTreeMap<DatabaseName, DatabaseSe
 fn read_one(s: &mut Section<'_, '_>) -> DatabaseSettings {
     // The one kind until others are served; written out so that adding them breaks no file.
     s.required("kind", one_of([("postgres", ())]), "What it is.");
-    DatabaseSettings {
+    DatabaseSettings::Postgres(PostgresSettings {
         host: s.required("host", host(), "Host name or IP address; the server's certificate must carry it."),
         port: s.with_default("port", count(1..=65_535), "5432", "TCP port."),
         database: s.required("database", identifier(), "The database to connect to."),
@@ -32,7 +32,7 @@ fn read_one(s: &mut Section<'_, '_>) -> DatabaseSettings {
         connections: s.with_default("connections", count(1..=64), "8", "Connections that the broker holds at most."),
         timeout: s.with_default("timeout", duration("100ms", "60s"), "5s", "How long a statement or a login may take."),
         roles: s.named("databases.NAME.roles", ROLES_ABOUT, role_id, read_role),
-    }
+    })
 }
 
 fn login(s: &mut Section<'_, '_>) -> LoginSettings {
