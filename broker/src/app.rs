@@ -2,6 +2,7 @@
 
 mod databases;
 mod stores;
+mod web;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -38,6 +39,8 @@ use crate::telemetry::admin::Admin;
 use crate::telemetry::{Metrics, Traces};
 use crate::transport::{Drain, Layers, RequestIds, Stack, Tls, TlsError, serve};
 
+use web::WebPort;
+
 pub use stores::{Credentials, Guards, StoreError, StoreSummary};
 
 /// How often health is told of what changed.
@@ -50,6 +53,7 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Broker {
     grpc: SocketAddr,
+    web: Option<SocketAddr>,
     admin: Option<SocketAddr>,
     parts: Arc<Parts>,
     health: HealthReporter,
@@ -115,9 +119,6 @@ pub enum StartError {
 /// What a configuration may say and this version does not do yet.
 pub fn unserved(config: &Config) -> Vec<StartError> {
     let mut found = Vec::new();
-    if config.listen.web.is_some() {
-        found.push(StartError::Unserved("web"));
-    }
     if config.listen.admin_tls {
         found.push(StartError::Unserved("admin_tls"));
     }
@@ -179,6 +180,10 @@ impl Broker {
         })
         .await?;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
+        let web = match config.listen.web {
+            Some(address) => Some(WebPort::open(address, &config.tls, Arc::clone(&clock)).await?),
+            None => None,
+        };
         let (admin_listener, admin) = match config.listen.admin {
             Some(address) => bind(address).await.map(|(listener, address)| (Some(listener), Some(address)))?,
             None => (None, None),
@@ -241,25 +246,25 @@ impl Broker {
             background.spawn(pages.serve(listener, background.stop.clone()));
         }
         let limits = config.limits;
-        background.tasks.spawn(async move {
-            let serving = AssertUnwindSafe(serve(grpc_listener, tls, &limits, stack, drain.clone()));
-            let ended = serving.catch_unwind().await;
-            if !drain.is_draining() {
-                let panicked = ended.is_err();
-                tracing::error!(
-                    panicked,
-                    "the listener ended unexpectedly, stopping; start the broker again and report this"
-                );
-                drain.start();
-            }
-        });
+        let web_address = web.as_ref().map(|web| web.address);
+        if let Some(web) = web {
+            web.serve(Vec::new(), &limits, &drain, &metrics, &background);
+        }
+        let held = drain.clone();
+        let calls = async move { serve(grpc_listener, tls, &limits, stack, held).await };
+        background.tasks.spawn(serving("grpc", calls, drain));
 
-        tracing::info!(%grpc, admin = admin.map(tracing::field::display), version = env!("CARGO_PKG_VERSION"), "serving");
-        Ok(Self { grpc, admin, parts, health, background })
+        let (shown_web, shown_admin) = (web_address.map(tracing::field::display), admin.map(tracing::field::display));
+        tracing::info!(%grpc, web = shown_web, admin = shown_admin, version = env!("CARGO_PKG_VERSION"), "serving");
+        Ok(Self { grpc, web: web_address, admin, parts, health, background })
     }
 
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc
+    }
+
+    pub fn web_address(&self) -> Option<SocketAddr> {
+        self.web
     }
 
     pub fn admin_address(&self) -> Option<SocketAddr> {
@@ -385,6 +390,20 @@ fn open_state(settings: &state::Settings, node: &str, clock: &SharedClock) -> Re
         state::Settings::Etcd(settings) => Ok(Arc::new(state::Etcd::open(settings, node, Arc::clone(clock))?)),
         #[cfg(not(feature = "etcd"))]
         state::Settings::Etcd(_) => Err(StartError::EtcdLeftOut),
+    }
+}
+
+/// Nobody can be served once a listener has ended by itself.
+async fn serving(listener: &'static str, until_drained: impl Future<Output = ()>, drain: Drain) {
+    let ended = AssertUnwindSafe(until_drained).catch_unwind().await;
+    if !drain.is_draining() {
+        let panicked = ended.is_err();
+        tracing::error!(
+            listener,
+            panicked,
+            "the listener ended unexpectedly, stopping; start the broker again and report this"
+        );
+        drain.start();
     }
 }
 

@@ -18,7 +18,7 @@ use crate::rpc::timestamp;
 use crate::secrets::CacheAccount;
 use crate::state::State;
 use crate::telemetry::{Samples, names};
-use crate::transport::{HandshakeFailure, Tls};
+use crate::transport::{HandshakeFailure, Tls, TransportStats};
 
 pub fn status(parts: &Parts) -> BrokerStatus {
     BrokerStatus {
@@ -43,21 +43,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
 /// The same accounts as numbers, for metrics.
 pub fn samples(parts: &Parts, out: &mut Samples) {
     let stats = parts.tls.stats();
-    out.set(&names::CONNECTIONS_OPEN, &[], stats.open() as u64);
-    out.set(&names::CONNECTIONS_ACCEPTED, &[], stats.accepted());
-    out.set(&names::ACCEPT_ERRORS, &[], stats.accept_errors());
-    for (reason, count) in [
-        ("full", stats.refused_full()),
-        ("retired", stats.retired()),
-        ("cut_off", stats.cut_off()),
-        ("broken", stats.broken()),
-        ("timed_out", stats.timed_out()),
-    ] {
-        out.set(&names::CONNECTIONS_ENDED, &[reason], count);
-    }
-    for kind in HandshakeFailure::ALL {
-        out.set_nonzero(&names::HANDSHAKE_FAILURES, &[kind.name()], stats.handshake_failures(kind));
-    }
+    connections("grpc", stats, out);
     out.set(&names::TLS_RELOADS, &["ok"], stats.reloads());
     out.set(&names::TLS_RELOADS, &["failed"], stats.reload_failures());
     out.set(&names::CERTIFICATE_EXPIRY, &[], parts.tls.status().not_after.as_secs());
@@ -96,6 +82,25 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     stores::samples(&parts.guards, out);
     credentials::samples(&parts.credentials, out);
     databases::samples(&parts.leases, &parts.database_tokens, out);
+}
+
+/// Of one listener.
+pub fn connections(listener: &'static str, stats: &TransportStats, out: &mut Samples) {
+    out.set(&names::CONNECTIONS_OPEN, &[listener], stats.open() as u64);
+    out.set(&names::CONNECTIONS_ACCEPTED, &[listener], stats.accepted());
+    out.set(&names::ACCEPT_ERRORS, &[listener], stats.accept_errors());
+    for (reason, count) in [
+        ("full", stats.refused_full()),
+        ("retired", stats.retired()),
+        ("cut_off", stats.cut_off()),
+        ("broken", stats.broken()),
+        ("timed_out", stats.timed_out()),
+    ] {
+        out.set(&names::CONNECTIONS_ENDED, &[listener, reason], count);
+    }
+    for kind in HandshakeFailure::ALL {
+        out.set_nonzero(&names::HANDSHAKE_FAILURES, &[listener, kind.name()], stats.handshake_failures(kind));
+    }
 }
 
 /// Why calls should go elsewhere for now, a line each. A store that is out is none: it is out for every replica, and

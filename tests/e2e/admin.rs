@@ -34,7 +34,7 @@ async fn metrics_count_what_was_called_and_hold_no_secret() {
     assert!(counted("keyferry.v1.SecretService/GetSecret", "NOT_FOUND"), "{metrics}");
     assert!(metrics.contains("keyferry_call_failures_total{reason=\"SECRET_NOT_FOUND\"} 1"), "{metrics}");
     assert!(
-        metrics.contains("keyferry_audit_healthy 1") && metrics.contains("keyferry_connections_open "),
+        metrics.contains("keyferry_audit_healthy 1") && metrics.contains("keyferry_connections_open{"),
         "{metrics}"
     );
     assert!(!metrics.contains("canary-payload") && !metrics.contains("secrets/db"), "{metrics}");

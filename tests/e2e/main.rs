@@ -39,3 +39,4 @@ mod token_links;
 mod tokens;
 mod transport;
 mod visibility;
+mod web;

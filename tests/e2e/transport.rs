@@ -223,7 +223,7 @@ async fn a_second_signal_ends_the_process_at_once() {
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let held = tokio::spawn(async move { sender.send_request(post(GET, never())).await });
-    while !page(&process, "/metrics").await.contains("keyferry_connections_open 1") {}
+    while !page(&process, "/metrics").await.contains("keyferry_connections_open{listener=\"grpc\"} 1") {}
 
     kill_process(Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap(), Signal::TERM).unwrap();
     while !page(&process, "/readyz").await.contains("draining") {}

@@ -146,6 +146,7 @@ pub fn load(directory: &Path) -> Config {
 const CONFIGURATION: &str = r#"
 [listen]
 grpc = "127.0.0.1:0"
+web = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 
 [tls]

@@ -18,3 +18,4 @@ pub mod proxy;
 pub mod sandbox;
 pub mod state_conformance;
 pub mod tls;
+pub mod web;

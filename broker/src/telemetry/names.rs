@@ -60,15 +60,15 @@ pub static CONNECTIONS_OPEN: Metric = gauge(
     "keyferry_connections_open",
     "Client connections past their handshake.",
     "{connection}",
-    &[],
+    &["listener"],
 );
 
 pub static CONNECTIONS_ACCEPTED: Metric = counter(
     "keyferry.connections.accepted",
     "keyferry_connections_accepted_total",
-    "Connections taken from the listener.",
+    "Connections taken from a listener.",
     "{connection}",
-    &[],
+    &["listener"],
 );
 
 pub static CONNECTIONS_ENDED: Metric = counter(
@@ -76,7 +76,7 @@ pub static CONNECTIONS_ENDED: Metric = counter(
     "keyferry_connections_ended_total",
     "Connections that the broker ended or lost, by reason: full, retired, cut_off, broken, timed_out.",
     "{connection}",
-    &["reason"],
+    &["listener", "reason"],
 );
 
 pub static ACCEPT_ERRORS: Metric = counter(
@@ -84,7 +84,7 @@ pub static ACCEPT_ERRORS: Metric = counter(
     "keyferry_accept_errors_total",
     "Times that a listener could not accept, as when out of file descriptors.",
     "{error}",
-    &[],
+    &["listener"],
 );
 
 pub static HANDSHAKE_FAILURES: Metric = counter(
@@ -92,7 +92,15 @@ pub static HANDSHAKE_FAILURES: Metric = counter(
     "keyferry_tls_handshake_failures_total",
     "TLS handshakes that failed, by what they failed on.",
     "{handshake}",
-    &["kind"],
+    &["listener", "kind"],
+);
+
+pub static WEB_REQUESTS: Metric = counter(
+    "keyferry.web.requests",
+    "keyferry_web_requests_total",
+    "Requests that the web port answered, by its route and the HTTP status.",
+    "{request}",
+    &["route", "status"],
 );
 
 pub static TLS_RELOADS: Metric = counter(
@@ -422,6 +430,7 @@ pub static ALL: &[&Metric] = &[
     &CONNECTIONS_ENDED,
     &ACCEPT_ERRORS,
     &HANDSHAKE_FAILURES,
+    &WEB_REQUESTS,
     &TLS_RELOADS,
     &CERTIFICATE_EXPIRY,
     &AUDIT_HEALTHY,

@@ -121,7 +121,7 @@ fn never_makes_a_label_of_what_a_caller_invents() {
 #[test]
 fn shows_what_other_parts_register() {
     let metrics = Metrics::new(METHODS, REASONS, Arc::new(SystemClock));
-    metrics.register(|out| out.set(&names::HANDSHAKE_FAILURES, &["timeout"], 7_u64));
+    metrics.register(|out| out.set(&names::HANDSHAKE_FAILURES, &["grpc", "timeout"], 7_u64));
     let samples = metrics.gather();
     assert_eq!(samples.of(&names::HANDSHAKE_FAILURES).next().unwrap().point, Point::Whole(7));
 }
