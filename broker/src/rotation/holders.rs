@@ -1,0 +1,21 @@
+//! Who still holds a version: the seam between those who retire it and those who know the subscribers.
+
+use tokio::sync::watch;
+
+use crate::names::SecretName;
+
+/// Subscribers that live, counted by what they say they run.
+pub trait Holders: Send + Sync + std::fmt::Debug {
+    /// Of this version of the secret.
+    fn tally(&self, secret: &SecretName, version: &str) -> Tally;
+
+    /// Changes whenever a tally may have.
+    fn changed(&self) -> watch::Receiver<u64>;
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Run this version or a newer one.
+    pub acknowledged: u64,
+    pub pending: u64,
+}
