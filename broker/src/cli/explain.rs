@@ -12,7 +12,7 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use serde_json::json;
 
-use super::operator_client::{Server, block_on, read_token, refusal};
+use super::connection::{Server, block_on, read_token, refusal};
 use super::{Complaint, say, whoami};
 use crate::status::ReasonExt as _;
 
@@ -52,9 +52,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     let question = args.question()?;
     let answer = block_on(async {
-        let mut operations = args.server.connect().await?;
-        let (client, request) = operations.request(question);
-        Ok(client.explain_access(request).await.map_err(refusal)?.into_inner())
+        let mut operator = args.server.connect().await?.operator();
+        Ok(operator.explain_access(question).await.map_err(refusal)?.into_inner())
     })?;
     say(&if args.json { to_json(&answer).to_string() } else { to_text(&answer, &args.action, &args.resource) });
     let allowed = answer.decision() == AccessDecision::Allow;

@@ -2,15 +2,18 @@
 
 mod audit;
 mod check;
+mod connection;
 mod dev;
 mod dev_issuer;
 mod dev_pki;
 mod explain;
-mod operator_client;
 mod policy;
+mod rotations;
 mod serve;
 mod state;
 mod status;
+mod subscribers;
+mod text;
 mod whoami;
 
 use std::io::Write as _;
@@ -45,6 +48,13 @@ enum Verb {
     Explain(Box<explain::Args>),
     /// Ask a broker how it is, and what it depends on
     Status(status::Args),
+    /// Rotate a secret as it is configured
+    Rotate(rotations::RotateArgs),
+    /// Look at rotations, stop one, or retire what one left behind
+    #[command(subcommand)]
+    Rotations(rotations::Verb),
+    /// Ask who runs which version of which secret
+    Subscribers(subscribers::Args),
     /// Look into the state that brokers keep: a summary, or some of its records
     State(state::Args),
     /// Work with policies
@@ -74,6 +84,9 @@ pub fn run() -> ExitCode {
         Verb::Whoami(args) => whoami::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Rotate(args) => rotations::rotate(&args),
+        Verb::Rotations(verb) => rotations::run(&verb),
+        Verb::Subscribers(args) => subscribers::run(&args),
         Verb::State(args) => state::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Audit(verb) => audit::run(&verb),

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::operator_client::block_on;
+use super::connection::block_on;
 use super::{Complaint, ConfigFile, printable, say};
 use crate::state::{
     Embedded, Entry, Fault, KINDS, Key, ListPage, OpenError, Prefix, Revision, Settings, Store, content, fault,

@@ -5,11 +5,10 @@ mod text;
 
 use std::process::ExitCode;
 
-use keyferry_proto::v1::{BrokerStatus, CircuitState, ErrorDetail, GetStatusRequest, HealthState, ProviderOperation};
+use keyferry_proto::v1::{BrokerStatus, CircuitState, GetStatusRequest, HealthState, ProviderOperation};
 
-use super::operator_client::{Server, block_on, refusal};
+use super::connection::{Server, block_on, refusal};
 use super::{Complaint, say};
-use crate::status::ReasonExt;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -22,9 +21,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     let status = block_on(async {
-        let mut operations = args.server.connect().await?;
-        let (client, request) = operations.request(GetStatusRequest {});
-        let answer = client.get_status(request).await.map_err(refusal)?.into_inner();
+        let mut operator = args.server.connect().await?.operator();
+        let answer = operator.get_status(GetStatusRequest {}).await.map_err(refusal)?.into_inner();
         Ok::<BrokerStatus, Complaint>(answer.status.unwrap_or_default())
     })?;
     say(&if args.json { json::status(&status).to_string() } else { text::status(&status) });
@@ -56,9 +54,4 @@ fn operation(operation: ProviderOperation) -> &'static str {
         ProviderOperation::Write => "write",
         ProviderOperation::Unspecified => "other",
     }
-}
-
-/// The reason's name, where there is one.
-fn reason(error: &ErrorDetail) -> Option<&'static str> {
-    Some(error.reason()).filter(|reason| *reason != Default::default()).map(ReasonExt::name)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use keyferry_proto::v1::{Caller, WhoAmIRequest};
 use serde_json::json;
 
-use super::operator_client::{Server, block_on, refusal};
+use super::connection::{Server, block_on, refusal};
 use super::{Complaint, say, time};
 
 #[derive(Debug, clap::Args)]
@@ -19,9 +19,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     let answer = block_on(async {
-        let mut operations = args.server.connect().await?;
-        let (client, request) = operations.request(WhoAmIRequest {});
-        Ok(client.who_am_i(request).await.map_err(refusal)?.into_inner())
+        let mut operator = args.server.connect().await?.operator();
+        Ok(operator.who_am_i(WhoAmIRequest {}).await.map_err(refusal)?.into_inner())
     })?;
     let caller = answer.caller.unwrap_or_default();
     if args.json {

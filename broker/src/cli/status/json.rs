@@ -5,7 +5,8 @@ use keyferry_proto::v1::{
 };
 use serde_json::{Value, json};
 
-use super::{circuit, health, operation, reason};
+use super::{circuit, health, operation};
+use crate::cli::text::reason;
 use crate::cli::time;
 
 pub(super) fn status(status: &BrokerStatus) -> Value {

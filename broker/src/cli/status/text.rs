@@ -5,8 +5,9 @@ use keyferry_proto::v1::{
     ReloadStatus, StoreKind, StoreStatus,
 };
 
-use super::{circuit, health, operation, reason};
-use crate::cli::{printable, time};
+use super::{circuit, health, operation};
+use crate::cli::printable;
+use crate::cli::text::{shown, table, told};
 
 pub(super) fn status(status: &BrokerStatus) -> String {
     let mut lines = vec![headline(status), String::new()];
@@ -149,29 +150,6 @@ fn of_credential(credential: &CloudCredentialStatus) -> String {
 
 fn reloading(reload: Option<&ReloadStatus>) -> (HealthState, Option<&ErrorDetail>) {
     reload.map_or((HealthState::Unspecified, None), |reload| (reload.health(), reload.last_error.as_ref()))
-}
-
-fn told(error: &ErrorDetail) -> String {
-    match reason(error) {
-        Some(reason) => format!("{reason}: {}", error.message),
-        None => error.message.clone(),
-    }
-}
-
-fn shown(at: Option<&prost_types::Timestamp>) -> String {
-    at.and_then(time).unwrap_or_else(|| "never".to_owned())
-}
-
-/// Columns as wide as their widest cell. The last one is not padded.
-fn table(rows: &[Vec<String>]) -> Vec<String> {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).filter(|(_, width)| **width > 0);
-        cells.map(|(cell, width)| format!("{cell:<width$}")).collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]

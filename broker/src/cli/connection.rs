@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keyferry_proto::v1::operator_service_client::OperatorServiceClient;
+use keyferry_proto::v1::rotation_service_client::RotationServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
@@ -33,13 +36,16 @@ pub(super) struct Server {
 }
 
 /// A connection with the credentials that go with each call.
-pub(super) struct Operations {
-    client: OperatorServiceClient<Channel>,
-    bearer: Option<MetadataValue<Ascii>>,
-}
+pub(super) struct Connection(Authenticated);
+
+pub(super) type Authenticated = InterceptedService<Channel, Bearer>;
+
+/// The caller's token, if there is one.
+#[derive(Clone)]
+pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
 
 impl Server {
-    pub(super) async fn connect(&self) -> Result<Operations, Complaint> {
+    pub(super) async fn connect(&self) -> Result<Connection, Complaint> {
         let server = self
             .server
             .clone()
@@ -67,18 +73,26 @@ impl Server {
         let channel = endpoint.connect().await.map_err(|error| {
             format!("cannot reach {server}: {}; see --server, --ca, --cert and --key", chain(&error))
         })?;
-        Ok(Operations { client: OperatorServiceClient::new(channel), bearer })
+        Ok(Connection(InterceptedService::new(channel, Bearer(bearer))))
     }
 }
 
-impl Operations {
-    /// The request with the caller's token.
-    pub(super) fn request<T>(&mut self, message: T) -> (&mut OperatorServiceClient<Channel>, Request<T>) {
-        let mut request = Request::new(message);
-        if let Some(bearer) = &self.bearer {
+impl Connection {
+    pub(super) fn operator(&self) -> OperatorServiceClient<Authenticated> {
+        OperatorServiceClient::new(self.0.clone())
+    }
+
+    pub(super) fn rotations(&self) -> RotationServiceClient<Authenticated> {
+        RotationServiceClient::new(self.0.clone())
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(bearer) = &self.0 {
             request.metadata_mut().insert("authorization", bearer.clone());
         }
-        (&mut self.client, request)
+        Ok(request)
     }
 }
 
