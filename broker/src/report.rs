@@ -34,7 +34,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         stores: parts.stores.iter().map(|(name, summary)| store(parts, name, summary)).collect(),
         state: Some(state(&parts.state)),
         databases: databases::status(&parts.leases, &parts.database_tokens),
-        leases: Some(databases::counts(&parts.leases)),
+        leases: databases::counts(&parts.leases),
         cache: Some(cache(parts.secrets.cache_accounts())),
         ..BrokerStatus::default()
     }

@@ -35,16 +35,17 @@ fn all<'a>(
     leased.chain(natural.map(|(name, kind, account)| (name, kind, account, None)))
 }
 
-pub(super) fn counts(leases: &Leases) -> LeaseCounts {
-    let counts = leases.counts();
+/// Absent until the leases were read.
+pub(super) fn counts(leases: &Leases) -> Option<LeaseCounts> {
+    let counts = leases.counts()?;
     let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    LeaseCounts {
+    Some(LeaseCounts {
         pending_count: whole(counts.pending),
         active_count: whole(counts.active),
         revoking_count: whole(counts.revoking),
         failing_count: whole(counts.failing),
         oldest_overdue_time: counts.overdue.map(timestamp),
-    }
+    })
 }
 
 pub(super) fn samples(leases: &Leases, tokens: &Tokens, out: &mut Samples) {
@@ -55,7 +56,7 @@ pub(super) fn samples(leases: &Leases, tokens: &Tokens, out: &mut Samples) {
         }
         out.set_nonzero(&names::DATABASE_SWEPT, &[name.id()], swept.map_or(0, Timestamp::as_secs));
     }
-    let counts = leases.counts();
+    let Some(counts) = leases.counts() else { return };
     for (state, count) in [("pending", counts.pending), ("active", counts.active), ("revoking", counts.revoking)] {
         out.set(&names::LEASES, &[state], count);
     }

@@ -142,8 +142,10 @@ impl TokenService for TokenRpc {
                 &RenewLeaseRequest { request_id: String::new(), ..message.clone() },
             )?;
             let wish = Wish { ttl: ttl(message.ttl.as_ref())?, credential_ends: call.caller.ends(), request };
-            let lease = self.known(&call, &name).filter(|lease| lease.owner == call.caller.id());
-            let lease = lease.ok_or_else(|| no_such_lease(&name))?;
+            let lease = self.known(&call, &name)?;
+            if lease.owner != call.caller.id() {
+                return Err(no_such_lease(&name));
+            }
             let permit = call.admit(Resource::DatabaseRole(lease.role))?;
             call.announce().await?;
             let lease = self.leases.renew(&permit, &name, &wish).await?;
@@ -210,7 +212,7 @@ impl TokenService for TokenRpc {
                     && roles.takes_in(&lease.role)
                     && (filter.owner.is_empty() || filter.owner == lease.owner)
                     && asked.allows(&lease.role, lease.owner == call.caller.id())
-            });
+            })?;
             let more = found.len() > size;
             found.truncate(size);
             let next_page_token = match found.last().filter(|_| more) {
@@ -225,7 +227,7 @@ impl TokenService for TokenRpc {
 }
 
 impl TokenRpc {
-    fn known(&self, call: &Call, name: &LeaseName) -> Option<Lease> {
+    fn known(&self, call: &Call, name: &LeaseName) -> Result<Lease, Failure> {
         call.draft.note(|record| record.lease = Some(name.shared()));
         self.leases.find(name).map(|(lease, _)| lease)
     }
@@ -238,7 +240,7 @@ impl TokenRpc {
         dry: bool,
     ) -> Result<RevokeLeaseResponse, Failure> {
         let name = LeaseName::parse(name).map_err(bad_name("name"))?;
-        let lease = self.known(call, &name).ok_or_else(|| no_such_lease(&name))?;
+        let lease = self.known(call, &name)?;
         let own = lease.owner == call.caller.id();
         let action = if own { Action::RevokeLease } else { Action::RevokeAnyLease };
         let permit = call.admit_to(action, Resource::DatabaseRole(lease.role)).map_err(|failure| {
@@ -253,7 +255,7 @@ impl TokenRpc {
             self.leases.revoke(&permit, &name).await?;
             self.leases.watch_first_try(&name, REVOKE_PATIENCE).await;
         }
-        let (lease, trouble) = self.leases.find(&name).ok_or_else(|| no_such_lease(&name))?;
+        let (lease, trouble) = self.leases.find(&name)?;
         Ok(RevokeLeaseResponse { lease: Some(lease_message(&lease, &trouble)), matched_count: 1 })
     }
 
@@ -292,7 +294,7 @@ impl TokenRpc {
                 lease.is_live()
                     && matches!(permit.resource(), Resource::DatabaseRole(role) if *role == lease.role)
                     && (selector.owner.is_empty() || selector.owner == lease.owner)
-            });
+            })?;
             for (lease, _) in selected {
                 matched_count += 1;
                 if !dry {

@@ -72,6 +72,7 @@ impl Leases {
             return Err(misfit());
         }
         let (role, database) = self.role(name)?;
+        self.0.deployment()?;
         Ok((name, role, database))
     }
 }
@@ -141,7 +142,7 @@ impl Mint {
             connection_limit: self.role.connection_limit,
             search_path: self.role.search_path.clone(),
             tag: Tag {
-                deployment: inner.deployment.clone(),
+                deployment: inner.deployment()?.to_owned(),
                 lease: name.clone(),
                 role: self.lease.role.id().to_owned(),
                 caller: self.lease.owner.clone(),

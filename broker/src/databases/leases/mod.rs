@@ -16,7 +16,7 @@ mod sweep;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -60,8 +60,8 @@ struct Inner {
     settings: LeaseSettings,
     state: State,
     node: String,
-    /// Marks the users of those brokers that share this state.
-    deployment: String,
+    /// Marks the users of those brokers that share this state. Absent until the leases were read.
+    deployment: OnceLock<String>,
     book: Mutex<Book>,
     clock: LeaseClock,
     failpoints: Arc<dyn Failpoints>,
@@ -95,18 +95,16 @@ pub enum OpenError {
 }
 
 impl Leases {
-    /// Reads all leases, and starts to end those whose time is over.
+    /// Reads all leases, and starts to end those whose time is over. Where the state is out, that is done once it is
+    /// back: secrets are served meanwhile, and whatever needs a lease is refused.
     pub async fn open(opening: Opening) -> Result<Self, OpenError> {
         let Opening { databases, settings, state, node, clock, failpoints, stop } = opening;
-        // Without a database there is no lease to keep, and secrets are served whatever the state does.
-        let idle = databases.is_empty();
-        let deployment = if idle { String::new() } else { sweep::deployment(&state).await? };
         let leases = Self(Arc::new(Inner {
             databases,
             settings,
             state,
             node,
-            deployment,
+            deployment: OnceLock::new(),
             book: Mutex::default(),
             clock: LeaseClock::new(clock),
             failpoints,
@@ -114,11 +112,38 @@ impl Leases {
             tasks: TaskTracker::new(),
             stop,
         }));
-        if !idle {
-            let revision = leases.read_all().await?;
-            leases.start(revision)?;
+        match leases.begin().await {
+            Err(OpenError::State(error)) => {
+                tracing::error!(%error, "the leases cannot be read yet; until they are, no token is minted");
+                leases.spawn(leases.clone().begin_later());
+            }
+            begun => begun?,
         }
         Ok(leases)
+    }
+
+    async fn begin(&self) -> Result<(), OpenError> {
+        // Without a database there is no lease to keep, and nothing to ask the state for.
+        if self.0.databases.is_empty() {
+            let _ = self.0.deployment.set(String::new());
+            return Ok(());
+        }
+        let mark = sweep::deployment(&self.0.state).await?;
+        let revision = self.read_all().await?;
+        // Only now: whoever finds it finds all leases, too.
+        let _ = self.0.deployment.set(mark);
+        self.start(revision)
+    }
+
+    async fn begin_later(self) {
+        loop {
+            tokio::time::sleep(worker::PAUSE).await;
+            match self.begin().await {
+                Ok(()) => return tracing::info!("the leases are read"),
+                Err(OpenError::State(error)) => tracing::debug!(%error, "the leases cannot be read yet"),
+                Err(error) => return tracing::error!(%error, "the leases cannot be read; report this"),
+            }
+        }
     }
 
     /// Lets what is under way end; what is left is on record.
@@ -145,12 +170,14 @@ impl Leases {
         })
     }
 
-    pub fn find(&self, name: &LeaseName) -> Option<(Lease, Trouble)> {
-        self.0.book().get(name).map(|held| (held.lease.clone(), held.trouble.clone()))
+    pub fn find(&self, name: &LeaseName) -> Result<(Lease, Trouble), Failure> {
+        self.0.deployment()?;
+        self.0.find(name).ok_or_else(|| no_such_lease(name))
     }
 
-    pub fn counts(&self) -> Counts {
-        self.0.book().counts(self.0.clock.now())
+    /// `None` until the leases were read.
+    pub fn counts(&self) -> Option<Counts> {
+        self.0.deployment.get().map(|_| self.0.book().counts(self.0.clock.now()))
     }
 
     /// The configured databases, each with when its users were last compared with the leases.
@@ -173,15 +200,16 @@ impl Leases {
         after: Option<&LeaseName>,
         most: usize,
         wanted: impl FnMut(&Lease) -> bool,
-    ) -> Vec<(Lease, Trouble)> {
+    ) -> Result<Vec<(Lease, Trouble)>, Failure> {
+        self.0.deployment()?;
         let book = self.0.book();
         let shown = |held: &Held| (held.lease.clone(), held.trouble.clone());
         let mut wanted = wanted;
         let filter = |held: &&Held| wanted(&held.lease);
-        match after {
+        Ok(match after {
             None => book.newest().filter(filter).take(most).map(shown).collect(),
             Some(after) => book.before(after).filter(filter).take(most).map(shown).collect(),
-        }
+        })
     }
 
     /// Replaces what is in memory by what is on record.
@@ -209,6 +237,19 @@ impl Leases {
 impl Inner {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mark of this deployment, once the leases were read: before that, no answer about them would be true.
+    fn deployment(&self) -> Result<&str, Failure> {
+        self.deployment.get().map(String::as_str).ok_or_else(|| {
+            let message = "the broker could not read its leases from its state store yet; ask again shortly, and if it \
+                           lasts, tell the operators, whose GetStatus says why";
+            Failure::new(Reason::StateUnavailable, message)
+        })
+    }
+
+    fn find(&self, name: &LeaseName) -> Option<(Lease, Trouble)> {
+        self.book().get(name).map(|held| (held.lease.clone(), held.trouble.clone()))
     }
 
     fn database(&self, role: &RoleName) -> Result<&Database, Failure> {

@@ -24,15 +24,15 @@ impl Leases {
             return Err(misfit());
         }
         self.0.decide(name, cause, None).await?;
-        self.find(name).ok_or_else(|| no_such_lease(name))
+        self.find(name)
     }
 
     /// Returns once the user is gone, or a first try has failed, or the time is over.
-    pub async fn watch_first_try(&self, name: &LeaseName, patience: std::time::Duration) -> Option<(Lease, Trouble)> {
+    pub async fn watch_first_try(&self, name: &LeaseName, patience: std::time::Duration) {
         let settled = async {
             loop {
                 let changed = self.0.changed.notified();
-                match self.find(name) {
+                match self.0.find(name) {
                     Some((lease, trouble))
                         if matches!(lease.stage, Stage::Revoking { .. }) && trouble.attempts == 0 => {}
                     _ => return,
@@ -42,7 +42,6 @@ impl Leases {
         };
         // Out of time: how far it is by now is answer enough.
         let _ = tokio::time::timeout(patience, settled).await;
-        self.find(name)
     }
 }
 

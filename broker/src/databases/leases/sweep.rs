@@ -66,9 +66,9 @@ impl Inner {
             let active = of_this.filter(|held| held.lease.stage == Stage::Active && !held.in_hand);
             active.map(|held| (held.lease.clone(), held.revision)).collect()
         };
-        let began = self.clock.now();
+        let (began, deployment) = (self.clock.now(), self.deployment()?);
         let mut users = database.users.list().await?;
-        users.retain(|user| user.tag.deployment == self.deployment);
+        users.retain(|user| user.tag.deployment == deployment);
         let there: std::collections::HashSet<_> = users.iter().map(|user| user.name.clone()).collect();
         for (lease, revision) in active.into_iter().filter(|(lease, _)| !there.contains(&lease.user)) {
             tracing::warn!(lease = %lease.name, "the user of an active lease is gone; the lease is closed");

@@ -16,7 +16,7 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(15);
 /// After a failure, so that a database that is down is not knocked at for each of its leases at once.
-const PAUSE: Duration = Duration::from_millis(250);
+pub(super) const PAUSE: Duration = Duration::from_millis(250);
 
 impl Leases {
     pub(super) fn start(&self, revision: Revision) -> Result<(), OpenError> {
@@ -32,7 +32,7 @@ impl Leases {
         Ok(())
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.0.stop.clone();
         self.0.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
