@@ -36,6 +36,8 @@ mod status_command;
 mod threats;
 mod token_faults;
 mod token_links;
+#[cfg(feature = "etcd")]
+mod token_replicas;
 mod tokens;
 mod transport;
 mod visibility;

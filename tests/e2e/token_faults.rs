@@ -23,7 +23,7 @@ use crate::reload::eventually;
 use crate::tokens::{POLICY, mint, mint_request};
 
 /// CI takes fewer than a release does.
-fn count(variable: &str, otherwise: usize) -> usize {
+pub(crate) fn count(variable: &str, otherwise: usize) -> usize {
     std::env::var(variable).map_or(otherwise, |count| count.parse().unwrap())
 }
 
@@ -74,7 +74,7 @@ impl Scene {
     }
 }
 
-async fn leases(client: &mut TokenServiceClient<Channel>) -> Vec<Lease> {
+pub(crate) async fn leases(client: &mut TokenServiceClient<Channel>) -> Vec<Lease> {
     let (mut leases, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = ListLeasesRequest { page_size: 1000, page_token, ..Default::default() };
@@ -196,12 +196,15 @@ async fn a_caller_that_goes_away_leaves_no_user() {
     assert_eq!(cluster.users().len(), 1);
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
-    eventually("the call is on record as cancelled", async || {
-        let records = crate::audit::records(&broker.path().join("audit"));
-        records.iter().any(|record| record["outcome"] == "CANCELLED")
-    })
-    .await;
+    cancelled_on_record(broker.path()).await;
     go_on.send(()).unwrap();
     eventually("the user is gone", async || cluster.users().is_empty()).await;
     drop(made);
+}
+
+pub(crate) async fn cancelled_on_record(directory: &Path) {
+    eventually("the call is on record as cancelled", async || {
+        crate::audit::records(&directory.join("audit")).iter().any(|record| record["outcome"] == "CANCELLED")
+    })
+    .await;
 }

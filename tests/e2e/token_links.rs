@@ -19,10 +19,10 @@ use crate::status::{reason, refused};
 use crate::tokens::{POLICY, mint, mint_request};
 
 /// Does something, once, when a step is reached.
-struct When<F>(Point, Mutex<Option<F>>);
+pub(crate) struct When<F>(Point, Mutex<Option<F>>);
 
 impl<F> When<F> {
-    fn reached(point: Point, act: F) -> Arc<Self> {
+    pub(crate) fn reached(point: Point, act: F) -> Arc<Self> {
         Arc::new(Self(point, Mutex::new(Some(act))))
     }
 }

@@ -13,11 +13,17 @@ use crate::pki::{Ca, Issued};
 
 #[derive(Debug)]
 pub struct EtcdCluster {
-    members: Vec<Option<Child>>,
+    members: Vec<Member>,
     endpoints: Vec<String>,
     directory: TempDir,
     /// Written beside the members' data, where they speak TLS.
     tls: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    command: Command,
+    process: Option<Child>,
 }
 
 impl EtcdCluster {
@@ -43,7 +49,7 @@ impl EtcdCluster {
         let url = |port: &u16| format!("http://127.0.0.1:{port}");
         let client_url = |port: &u16| format!("{scheme}://127.0.0.1:{port}");
         let everyone: Vec<String> = peers.iter().enumerate().map(|(n, port)| format!("m{n}={}", url(port))).collect();
-        let start = |n: usize| {
+        let command = |n: usize| {
             let mut command = Command::new("etcd");
             if tls {
                 command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(file("ca.pem"));
@@ -58,12 +64,13 @@ impl EtcdCluster {
                 .args(["--initial-cluster", &everyone.join(","), "--heartbeat-interval", "100"])
                 .args(["--election-timeout", "1000", "--log-level", "error"])
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("the suite needs etcd: tools/install etcd")
+                .stderr(Stdio::null());
+            command
         };
-        let members = (0..size).map(|n| Some(start(n))).collect();
-        Self { members, endpoints: clients.iter().map(client_url).collect(), directory, tls }
+        let members = (0..size).map(|n| Member { command: command(n), process: None }).collect();
+        let mut cluster = Self { members, endpoints: clients.iter().map(client_url).collect(), directory, tls };
+        (0..size).for_each(|member| cluster.resume(member));
+        cluster
     }
 
     pub fn endpoints(&self) -> &[String] {
@@ -98,12 +105,18 @@ impl EtcdCluster {
         self.tls.then(|| self.directory.path().join(name))
     }
 
-    /// kill -9, for good.
+    /// kill -9.
     pub fn kill(&mut self, member: usize) {
-        if let Some(mut child) = self.members[member].take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(mut process) = self.members[member].process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
         }
+    }
+
+    /// A member that was killed is started again, with what it had on disk.
+    pub fn resume(&mut self, member: usize) {
+        let Member { command, process } = &mut self.members[member];
+        *process = Some(command.spawn().expect("the suite needs etcd: tools/install etcd"));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
@@ -10,8 +11,8 @@ use rcgen::{
 };
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
-#[derive(Debug)]
-pub struct Ca(CertifiedIssuer<'static, KeyPair>);
+#[derive(Clone, Debug)]
+pub struct Ca(Arc<CertifiedIssuer<'static, KeyPair>>);
 
 /// A certificate with its key, in PEM.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ impl Ca {
         params.distinguished_name = named(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        Self(Arc::new(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()))
     }
 
     pub fn pem(&self) -> String {

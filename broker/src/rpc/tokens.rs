@@ -142,7 +142,7 @@ impl TokenService for TokenRpc {
                 &RenewLeaseRequest { request_id: String::new(), ..message.clone() },
             )?;
             let wish = Wish { ttl: ttl(message.ttl.as_ref())?, credential_ends: call.caller.ends(), request };
-            let lease = self.known(&call, &name)?;
+            let lease = self.known(&call, &name).await?;
             if lease.owner != call.caller.id() {
                 return Err(no_such_lease(&name));
             }
@@ -227,9 +227,14 @@ impl TokenService for TokenRpc {
 }
 
 impl TokenRpc {
-    fn known(&self, call: &Call, name: &LeaseName) -> Result<Lease, Failure> {
+    async fn known(&self, call: &Call, name: &LeaseName) -> Result<Lease, Failure> {
         call.draft.note(|record| record.lease = Some(name.shared()));
-        self.leases.find(name).map(|(lease, _)| lease)
+        if let Some((lease, _)) = self.leases.heard_of(name) {
+            return Ok(lease);
+        }
+        // Guesses are paid for: each asks the state.
+        call.meter()?;
+        self.leases.find(name).await.map(|(lease, _)| lease)
     }
 
     async fn revoke_one(
@@ -240,7 +245,7 @@ impl TokenRpc {
         dry: bool,
     ) -> Result<RevokeLeaseResponse, Failure> {
         let name = LeaseName::parse(name).map_err(bad_name("name"))?;
-        let lease = self.known(call, &name)?;
+        let lease = self.known(call, &name).await?;
         let own = lease.owner == call.caller.id();
         let action = if own { Action::RevokeLease } else { Action::RevokeAnyLease };
         let permit = call.admit_to(action, Resource::DatabaseRole(lease.role)).map_err(|failure| {
@@ -255,7 +260,7 @@ impl TokenRpc {
             self.leases.revoke(&permit, &name).await?;
             self.leases.watch_first_try(&name, REVOKE_PATIENCE).await;
         }
-        let (lease, trouble) = self.leases.find(&name)?;
+        let (lease, trouble) = self.leases.find(&name).await?;
         Ok(RevokeLeaseResponse { lease: Some(lease_message(&lease, &trouble)), matched_count: 1 })
     }
 

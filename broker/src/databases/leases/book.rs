@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::record::{Cause, Lease, Stage};
+use super::record::{Lease, Stage};
 use crate::clock::Timestamp;
 use crate::error::Failure;
 use crate::names::LeaseName;
@@ -43,8 +43,6 @@ pub(super) struct Held {
     pub(super) revision: Revision,
     /// A mint or a worker has it in hand and will say what comes next.
     pub(super) in_hand: bool,
-    /// Why it must be revoked although its record does not say so yet.
-    pub(super) doomed: Option<Cause>,
     pub(super) trouble: Trouble,
     due: Option<Timestamp>,
 }
@@ -126,11 +124,9 @@ impl Book {
             *self.live.entry(lease.owner.clone()).or_default() += 1;
         }
         let old = self.remove(&name);
-        let (in_hand, doomed, trouble) =
-            old.map_or((false, None, Trouble::default()), |old| (old.in_hand, old.doomed, old.trouble));
-        let due = if doomed.is_some() && lease.is_live() { now } else { due };
+        let (in_hand, trouble) = old.map_or((false, Trouble::default()), |old| (old.in_hand, old.trouble));
         let due = trouble.next_attempt.filter(|_| matches!(lease.stage, Stage::Revoking { .. })).unwrap_or(due);
-        self.leases.insert(name.clone(), Held { lease, revision, in_hand, doomed, trouble, due: Some(due) });
+        self.leases.insert(name.clone(), Held { lease, revision, in_hand, trouble, due: Some(due) });
         if !in_hand {
             self.enqueue(&name);
         }
@@ -161,19 +157,14 @@ impl Book {
         Ok(name)
     }
 
-    /// It goes back into the queue, as its stage and its trouble say.
+    /// It goes back into the queue, as its stage and its trouble say; what was never written is forgotten.
     pub(super) fn let_go(&mut self, name: &LeaseName) {
-        if let Some(held) = self.leases.get_mut(name) {
-            held.in_hand = false;
-        }
-        self.enqueue(name);
-    }
-
-    /// It is to be revoked as soon as nobody has it in hand.
-    pub(super) fn doom(&mut self, name: &LeaseName, cause: Cause, now: Timestamp) {
-        if let Some(held) = self.leases.get_mut(name) {
-            held.doomed = Some(cause);
-            self.reschedule(name, now);
+        let Some(held) = self.leases.get_mut(name) else { return };
+        held.in_hand = false;
+        if held.revision == Revision::default() {
+            self.remove(name);
+        } else {
+            self.enqueue(name);
         }
     }
 

@@ -98,18 +98,15 @@ impl Mint {
             Some(id) => Some(inner.remembered(&self.lease.owner, id).await?),
         };
         if let Some(earlier) = remembered.as_ref().and_then(|remembered| remembered.earlier.clone())
-            && let Some(lease) = inner.repeatable(&earlier).await?
+            && let Some((lease, revision)) = inner.repeatable(&earlier).await?
         {
-            return self.renew_password(lease).await;
+            return self.renew_password(lease, revision).await;
         }
         // A database that is out leaves no record behind.
         self.database.users.probe().await?;
         inner.failpoints.reach(Point::MintBegun);
-        let name = self.lease.name.clone();
-        inner.reserve(&self.lease)?;
-        let minted = self.make(remembered).await;
-        inner.let_go(&name);
-        minted
+        let _in_hand = inner.reserve(&self.lease)?;
+        self.make(remembered).await
     }
 
     async fn make(self, remembered: Option<Remembered>) -> Result<Minted, Failure> {
@@ -118,20 +115,13 @@ impl Mint {
             Some(remembered) => remembered.write(txn, Some(&name), self.lease.created),
             None => txn,
         };
-        let pending = match inner.write(&self.lease, Revision::default(), None, remember).await {
-            Ok(Some(revision)) => revision,
-            // Nothing was written. Two calls with one request_id came at once.
-            Ok(None) => {
-                inner.book().remove(&name);
-                return Err(under_way());
-            }
-            Err(failure) => {
-                inner.doom(&name, Cause::MintIncomplete);
-                return Err(failure);
-            }
+        // Without an answer of the state it may be on record, and no more than that: whoever leads will close it.
+        let Some(pending) = inner.write(&self.lease, Revision::default(), None, remember).await? else {
+            // Two calls with one request_id came at once.
+            return Err(under_way());
         };
         // From here on, whatever does not end well is revoked.
-        let delivery = Delivery::new(Arc::clone(&inner), name.clone());
+        let delivery = Delivery::new(Arc::clone(&inner), &self.lease);
         inner.failpoints.reach(Point::MintPending);
         let password = new_password()?;
         let user = NewUser {
@@ -160,11 +150,24 @@ impl Mint {
     }
 
     /// The same user, with another password: no password is kept that could be told again.
-    async fn renew_password(self, lease: Lease) -> Result<Minted, Failure> {
-        let delivery = Delivery::new(Arc::clone(&self.inner), lease.name.clone());
+    async fn renew_password(self, lease: Lease, revision: Revision) -> Result<Minted, Failure> {
+        let lease = Lease { issue: lease.issue.wrapping_add(1), ..lease };
+        // On record first: from here on it is this call's to give up, and no longer the one's before.
+        if self.inner.write(&lease, revision, None, |txn| txn).await?.is_none() {
+            return Err(under_way());
+        }
+        let delivery = Delivery::new(Arc::clone(&self.inner), &lease);
         let password = new_password()?;
         self.database.users.set_password(&lease.user, &password).await?;
         Ok(Minted { lease, password, database: self.database, delivery })
+    }
+}
+
+struct InHand(Arc<Inner>, LeaseName);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.let_go(&self.1);
     }
 }
 
@@ -181,16 +184,18 @@ impl Inner {
             created: now,
             expires: wish.until(settings, now, max_expires)?,
             max_expires,
+            issue: 0,
             stage: Stage::Pending,
         })
     }
 
-    fn reserve(&self, lease: &Lease) -> Result<(), Failure> {
+    /// No worker attends to it while a mint has it in hand.
+    fn reserve(self: &Arc<Self>, lease: &Lease) -> Result<InHand, Failure> {
         // Under one lock, so that no two mints take the last place.
         let mut book = self.book();
         room(book.live_of(&lease.owner), &lease.owner, &self.settings)?;
         book.reserve(lease.clone());
-        Ok(())
+        Ok(InHand(Arc::clone(self), lease.name.clone()))
     }
 
     fn check_room(&self, owner: &str) -> Result<(), Failure> {
@@ -198,10 +203,10 @@ impl Inner {
     }
 
     /// The lease of the same call, made before. `None`: that call came to nothing, and this one may try.
-    async fn repeatable(&self, earlier: &LeaseName) -> Result<Option<Lease>, Failure> {
-        let Some((lease, _)) = self.read(earlier).await? else { return Ok(None) };
+    async fn repeatable(&self, earlier: &LeaseName) -> Result<Option<(Lease, Revision)>, Failure> {
+        let Some((lease, revision)) = self.read(earlier).await? else { return Ok(None) };
         match lease.stage {
-            Stage::Active if lease.expires > self.clock.now() => Ok(Some(lease)),
+            Stage::Active if lease.expires > self.clock.now() => Ok(Some((lease, revision))),
             Stage::Pending => Err(under_way()),
             Stage::Revoking { cause: Cause::MintIncomplete, .. }
             | Stage::Revoked { cause: Cause::MintIncomplete, .. } => Ok(None),

@@ -170,9 +170,19 @@ impl Leases {
         })
     }
 
-    pub fn find(&self, name: &LeaseName) -> Result<(Lease, Trouble), Failure> {
+    /// As far as this replica has heard of it.
+    pub fn heard_of(&self, name: &LeaseName) -> Option<(Lease, Trouble)> {
+        self.0.find(name)
+    }
+
+    /// One that another replica made a moment ago is asked of the state.
+    pub async fn find(&self, name: &LeaseName) -> Result<(Lease, Trouble), Failure> {
         self.0.deployment()?;
-        self.0.find(name).ok_or_else(|| no_such_lease(name))
+        if let Some(found) = self.0.find(name) {
+            return Ok(found);
+        }
+        let (lease, _) = self.0.read(name).await?.ok_or_else(|| no_such_lease(name))?;
+        Ok((lease, Trouble::default()))
     }
 
     /// `None` until the leases were read.
@@ -292,12 +302,6 @@ impl Inner {
     async fn read(&self, name: &LeaseName) -> Result<Option<(Lease, Revision)>, Failure> {
         let stored = self.state.get::<Lease>(&key(name)?).await?;
         Ok(stored.map(|stored| (stored.record, stored.revision)))
-    }
-
-    /// Revoked for a reason that the record does not tell yet.
-    fn doom(&self, name: &LeaseName, cause: Cause) {
-        self.book().doom(name, cause, self.clock.now());
-        self.changed.notify_waiters();
     }
 
     fn let_go(&self, name: &LeaseName) {

@@ -24,6 +24,9 @@ pub struct Lease {
     pub expires: Timestamp,
     /// No renewal gets past it.
     pub max_expires: Timestamp,
+    /// Counts its passwords: a call that is repeated makes another one.
+    #[serde(default)]
+    pub issue: u32,
     pub stage: Stage,
 }
 

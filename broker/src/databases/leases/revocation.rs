@@ -24,7 +24,7 @@ impl Leases {
             return Err(misfit());
         }
         self.0.decide(name, cause, None).await?;
-        self.find(name)
+        self.find(name).await
     }
 
     /// Returns once the user is gone, or a first try has failed, or the time is over.
@@ -53,12 +53,22 @@ impl Inner {
         cause: Cause,
         fence: Option<crate::state::Fence>,
     ) -> Result<(), Failure> {
+        self.decide_if(name, cause, fence, |_| true).await
+    }
+
+    pub(super) async fn decide_if(
+        &self,
+        name: &LeaseName,
+        cause: Cause,
+        fence: Option<crate::state::Fence>,
+        condition: impl Fn(&Lease) -> bool,
+    ) -> Result<(), Failure> {
         loop {
             let Some((lease, revision)) = self.read(name).await? else {
                 self.book().remove(name);
                 return Ok(());
             };
-            if !lease.is_live() {
+            if !lease.is_live() || !condition(&lease) {
                 return Ok(());
             }
             let revoking = lease.at(Stage::Revoking { cause, since: self.clock.now() });

@@ -131,6 +131,7 @@ impl Inner {
             created: now,
             expires: now,
             max_expires: now,
+            issue: 0,
             stage,
         })
     }

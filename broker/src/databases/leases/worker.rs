@@ -14,7 +14,7 @@ use crate::state::{Condition, Fence, Outcome, Prefix, Revision, Txn, WatchEnd, W
 /// The clock is looked at so often at least: it can be set.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 const FIRST_DELAY: Duration = Duration::from_millis(500);
-const LONGEST_DELAY: Duration = Duration::from_secs(15);
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(15);
 /// After a failure, so that a database that is down is not knocked at for each of its leases at once.
 pub(super) const PAUSE: Duration = Duration::from_millis(250);
 
@@ -105,7 +105,7 @@ impl Inner {
         };
         let now = self.clock.now();
         match &lease.stage {
-            Stage::Pending | Stage::Active => match self.end_of(&lease, now) {
+            Stage::Pending | Stage::Active => match end_of(&lease, now) {
                 Some(cause) => self.decide(name, cause, Some(fence)).await,
                 // It was renewed elsewhere.
                 None => {
@@ -137,13 +137,6 @@ impl Inner {
         }
     }
 
-    /// Why a live lease must end now, if it must.
-    fn end_of(&self, lease: &Lease, now: Timestamp) -> Option<Cause> {
-        let doomed = self.book().get(&lease.name).and_then(|held| held.doomed);
-        let pending = (lease.stage == Stage::Pending).then_some(Cause::MintIncomplete);
-        doomed.or(pending).or((lease.expires <= now).then_some(Cause::Expired))
-    }
-
     /// Tried again later, for ever.
     fn put_off(&self, name: &LeaseName, failure: Failure) {
         let mut book = self.book();
@@ -168,4 +161,10 @@ impl Inner {
         }
         self.changed.notify_waiters();
     }
+}
+
+/// Why a live lease must end now, if it must.
+fn end_of(lease: &Lease, now: Timestamp) -> Option<Cause> {
+    let pending = (lease.stage == Stage::Pending).then_some(Cause::MintIncomplete);
+    pending.or((lease.expires <= now).then_some(Cause::Expired))
 }
