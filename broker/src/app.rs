@@ -31,6 +31,7 @@ use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::{DatabaseName, StoreName};
 use crate::report;
+use crate::rotation;
 use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Router, SecretRpc, TokenRpc};
 use crate::secrets::Secrets;
 use crate::state::{self, State, Store};
@@ -76,6 +77,7 @@ pub struct Parts {
     pub state: State,
     pub leases: Leases,
     pub database_tokens: Tokens,
+    pub rotation: rotation::Log,
     pub credentials: Credentials,
     pub secrets: Secrets,
 }
@@ -179,6 +181,9 @@ impl Broker {
             stop: background.stop.child_token(),
         })
         .await?;
+        let rotation = rotation::Log::new(state.clone(), Arc::clone(&clock));
+        background.spawn(rotation.clone().follow(secrets.clone()));
+        rotation.reached().await;
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let web = match config.listen.web {
             Some(address) => Some(WebPort::open(address, &config.tls, Arc::clone(&clock)).await?),
@@ -206,6 +211,7 @@ impl Broker {
             secrets: secrets.clone(),
             leases: leases.clone(),
             database_tokens: databases.tokens.clone(),
+            rotation,
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;

@@ -1,14 +1,51 @@
 //! Resource names (AIP-122), parsed once at the edge. Nothing deeper in takes a `String` that means a resource.
 
+// In a log or an assertion a name reads as itself.
+macro_rules! shown_as_text {
+    ($($name:ty),*) => {$(
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )*};
+}
+
+// Records hold names as text, and are parsed like anything else that comes from outside.
+macro_rules! recorded_as_text {
+    ($($name:ty),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = $crate::names::NameError;
+
+            fn try_from(text: String) -> Result<Self, $crate::names::NameError> {
+                Self::parse(&text)
+            }
+        }
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.as_str().to_owned()
+            }
+        }
+    )*};
+}
+
 mod database;
+mod rotation;
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use database::{DatabaseName, LeaseName, RoleName};
+pub use rotation::RotationName;
 
 const MAX_NAME: usize = 512;
 
@@ -17,7 +54,8 @@ const MAX_NAME: usize = 512;
 pub struct StoreName(Arc<str>);
 
 /// `stores/{store}/secrets/{secret}`
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct SecretName {
     full: Arc<str>,
     store_end: u16,
@@ -260,6 +298,8 @@ macro_rules! debug_as_display {
 }
 
 debug_as_display!(StoreName, SecretName, VersionName);
+
+recorded_as_text!(SecretName);
 
 #[cfg(test)]
 mod tests {

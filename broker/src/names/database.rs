@@ -1,7 +1,6 @@
 //! Names of databases, of the roles in them, and of leases.
 
 use std::borrow::Borrow;
-use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -132,41 +131,7 @@ impl Borrow<str> for DatabaseName {
     }
 }
 
-// In a log or an assertion a name reads as itself.
-macro_rules! shown_as_text {
-    ($($name:ty),*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    )*};
-}
-
 shown_as_text!(DatabaseName, RoleName, LeaseName);
-
-// Records hold names as text, and are parsed like anything else that comes from outside.
-macro_rules! recorded_as_text {
-    ($($name:ty),*) => {$(
-        impl TryFrom<String> for $name {
-            type Error = NameError;
-
-            fn try_from(text: String) -> Result<Self, NameError> {
-                Self::parse(&text)
-            }
-        }
-        impl From<$name> for String {
-            fn from(name: $name) -> Self {
-                name.as_str().to_owned()
-            }
-        }
-    )*};
-}
 
 recorded_as_text!(RoleName, LeaseName);
 

@@ -37,6 +37,10 @@ impl Newest {
         self.order(other) == Some(Ordering::Greater)
     }
 
+    pub(crate) fn is_older_than(&self, other: &Self) -> bool {
+        self.order(other) == Some(Ordering::Less)
+    }
+
     /// Google numbers its versions. Azure's ids are random, but it tells the second in which a version was added; two
     /// of one second are in no order.
     fn order(&self, other: &Self) -> Option<Ordering> {

@@ -3,9 +3,11 @@
 use super::key::Key;
 use super::record::{Fault, Known, content};
 use crate::databases::leases::{Deployment, Lease, Request};
+use crate::rotation::Standing;
 
 /// A record of a kind that is not here belongs to another release.
-pub static KINDS: [Known; 3] = [Known::of::<Lease>(), Known::of::<Request>(), Known::of::<Deployment>()];
+pub static KINDS: [Known; 4] =
+    [Known::of::<Lease>(), Known::of::<Request>(), Known::of::<Deployment>(), Known::of::<Standing>()];
 
 /// Why the bytes under the key cannot be read; absent where they can.
 pub fn fault(kinds: &[Known], key: &Key, bytes: &[u8]) -> Option<Fault> {
