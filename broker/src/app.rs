@@ -25,8 +25,8 @@ use crate::audit;
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::Config;
 use crate::databases::leases::{self, Failpoints, Leases, NoFailpoints, Opening};
-use crate::databases::postgres;
 use crate::databases::tokens::Tokens;
+use crate::databases::{DatabaseSettings, PostgresDatabase, postgres};
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::{DatabaseName, StoreName};
@@ -110,6 +110,8 @@ pub enum StartError {
     Leases(#[from] leases::OpenError),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
     Unserved(&'static str),
+    #[error("{0} has roles whose credential is not served by this version yet; leave them out")]
+    UnservedRoles(DatabaseName),
     #[error("cannot listen on {0}; end what listens there, or choose another address under [listen]")]
     Bind(SocketAddr, #[source] std::io::Error),
     #[error("the system's random numbers cannot be read")]
@@ -123,6 +125,11 @@ pub fn unserved(config: &Config) -> Vec<StartError> {
     let mut found = Vec::new();
     if config.listen.admin_tls {
         found.push(StartError::Unserved("admin_tls"));
+    }
+    for (name, database) in &config.databases {
+        if !matches!(database, DatabaseSettings::Postgres(PostgresDatabase { certificates: None, .. })) {
+            found.push(StartError::UnservedRoles(name.clone()));
+        }
     }
     #[cfg(not(feature = "etcd"))]
     if matches!(config.state, state::Settings::Etcd(_)) {

@@ -9,7 +9,7 @@ use crate::clock::SharedClock;
 use crate::databases::leases::Database;
 use crate::databases::postgres::{Login, Postgres};
 use crate::databases::tokens::{Minter, Tokens};
-use crate::databases::{DatabaseSettings, LoginSettings};
+use crate::databases::{DatabaseSettings, LoginSettings, PostgresDatabase};
 use crate::names::{DatabaseName, RoleName, StoreName};
 use crate::secrets::Provider;
 
@@ -27,7 +27,7 @@ pub(super) fn open(
     let mut leased = BTreeMap::new();
     let minters: BTreeMap<RoleName, Arc<dyn Minter>> = BTreeMap::new();
     for (name, settings) in settings {
-        let DatabaseSettings::Postgres(settings) = settings;
+        let DatabaseSettings::Postgres(PostgresDatabase { users: Some(settings), .. }) = settings else { continue };
         let login = match settings.login.clone() {
             LoginSettings::Certificate { certificate, key } => Login::Certificate { certificate, key },
             LoginSettings::Password(secret) => {

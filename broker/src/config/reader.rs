@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::kind::FileUse;
 use super::problem::{Place, Problem, Problems};
 use super::reference::Page;
-use super::section::Section;
+use super::section::{Owner, Section};
 use crate::suggestion::nearest;
 
 /// Suggestions for more wrong keys than this help nobody and cost time.
@@ -46,8 +46,8 @@ pub(super) struct UnknownKey {
     pub(super) page: usize,
     pub(super) key: String,
     pub(super) place: Place,
-    /// The kind of entry that does have this key.
-    pub(super) owner: Option<&'static str>,
+    /// The choice that does have this key.
+    pub(super) owner: Option<Owner>,
 }
 
 impl<'d> Reader<'d> {
@@ -216,7 +216,9 @@ impl<'d> Reader<'d> {
         for (index, unknown) in std::mem::take(&mut self.unknown).into_iter().enumerate() {
             let UnknownKey { section, page, key, place, owner } = unknown;
             let message = match owner {
-                Some(owner) => format!("belongs to kind \"{owner}\"; remove it, or change kind"),
+                Some(Owner { chooser, name }) => {
+                    format!("belongs to {chooser} \"{name}\"; remove it, or change {chooser}")
+                }
                 None if index < SUGGESTED => {
                     format!("there is no such key; {}", self.advice_for(page, &key))
                 }

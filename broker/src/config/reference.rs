@@ -7,6 +7,7 @@ use super::Config;
 use super::document::Document;
 use super::environment::{Environment, RESERVED};
 use super::reader::Reader;
+use super::section::Owner;
 
 /// One section, or one kind of named table.
 pub(super) struct Page {
@@ -22,8 +23,8 @@ pub(super) struct Row {
     pub(super) default: String,
     pub(super) variable: Option<String>,
     pub(super) meaning: &'static str,
-    /// The kind of entry that has this key; all have it without one.
-    pub(super) variant: Option<&'static str>,
+    /// The choice that has this key; all have it without one.
+    pub(super) variant: Option<Owner>,
 }
 
 pub(super) const SMALLEST: &str = r#"[tls]
@@ -89,7 +90,10 @@ fn write_section(page: &mut String, section: &Page) {
     page.push_str("| key | type | default | variable | meaning |\n|---|---|---|---|---|\n");
     for Row { key, summary, default, variable, meaning, variant } in rows {
         let variable = variable.as_ref().map_or("none".to_owned(), |name| format!("`{name}`"));
-        let variant = variant.map_or(String::new(), |kind| format!("Kind `{kind}`: "));
+        let variant = variant.map_or(String::new(), |owner| match owner.chooser {
+            "kind" => format!("Kind `{}`: ", owner.name),
+            chooser => format!("With `{chooser} = \"{}\"`: ", owner.name),
+        });
         let _ = writeln!(page, "| `{key}` | {summary} | {default} | {variable} | {variant}{meaning} |");
     }
 }

@@ -21,16 +21,24 @@ pub(super) struct Section<'r, 'd> {
     pub(super) header: Option<Place>,
     known: Vec<&'static str>,
     /// Keys of the kinds of entry that this one is not.
-    foreign: BTreeMap<&'static str, &'static str>,
+    foreign: BTreeMap<&'static str, Owner>,
     variant: Option<Variant>,
     refused: Vec<String>,
 }
 
 #[derive(Clone, Copy)]
 struct Variant {
-    name: &'static str,
-    /// Without a readable `kind` nothing can be said about the keys of any.
+    owner: Owner,
+    /// Without a readable choice nothing can be said about the keys of any.
     is_chosen: Option<bool>,
+}
+
+/// The choice that a key belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// The key that chooses.
+    pub(super) chooser: &'static str,
+    pub(super) name: &'static str,
 }
 
 impl<'r, 'd> Section<'r, 'd> {
@@ -229,7 +237,18 @@ impl<'r, 'd> Section<'r, 'd> {
         is_chosen: Option<bool>,
         read: impl FnOnce(&mut Self) -> T,
     ) -> T {
-        self.variant = Some(Variant { name, is_chosen });
+        self.variant_by("kind", name, is_chosen, read)
+    }
+
+    /// The same where another key than `kind` chooses.
+    pub(super) fn variant_by<T>(
+        &mut self,
+        chooser: &'static str,
+        name: &'static str,
+        is_chosen: Option<bool>,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        self.variant = Some(Variant { owner: Owner { chooser, name }, is_chosen });
         let value = read(self);
         self.variant = None;
         value
@@ -275,14 +294,14 @@ impl<'r, 'd> Section<'r, 'd> {
 
     fn declare(&mut self, key: &'static str, summary: String, default: String, meaning: &'static str) {
         let variable = self.variable(key);
-        if let Some(Variant { name, is_chosen: Some(false) }) = self.variant {
-            self.foreign.insert(key, name);
+        if let Some(Variant { owner, is_chosen: Some(false) }) = self.variant {
+            self.foreign.insert(key, owner);
         } else if let Some((place, message)) =
             self.reader.environment.declare(&variable, &format!("[{}] {key}", self.title))
         {
             self.reader.refuse(place, message);
         }
-        let variant = self.variant.map(|variant| variant.name);
+        let variant = self.variant.map(|variant| variant.owner);
         self.add_row(Row { key, summary, default, variable: Some(variable), meaning, variant });
     }
 

@@ -7,5 +7,8 @@ mod settings;
 pub mod tokens;
 mod users;
 
-pub use settings::{DatabaseSettings, LeaseSettings, LoginSettings, PostgresSettings, RoleSettings};
+pub use settings::{
+    AuthoritySettings, CertificateSettings, CockroachDatabase, DatabaseSettings, JwtSettings, LeaseSettings,
+    LoginSettings, MappedRole, PostgresDatabase, PostgresSettings, RoleSettings, ServerSettings,
+};
 pub use users::{Account, NewUser, Tag, Tagged, UserName, Users};

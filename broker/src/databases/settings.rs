@@ -9,9 +9,24 @@ use crate::names::SecretName;
 /// One entry of `[databases]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseSettings {
-    Postgres(PostgresSettings),
+    Postgres(PostgresDatabase),
+    Cockroach(CockroachDatabase),
 }
 
+/// Each part serves the roles of one credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresDatabase {
+    pub users: Option<PostgresSettings>,
+    pub certificates: Option<CertificateSettings>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CockroachDatabase {
+    pub tokens: Option<JwtSettings>,
+    pub certificates: Option<CertificateSettings>,
+}
+
+/// Users that are made for each lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresSettings {
     pub host: String,
@@ -43,6 +58,51 @@ pub struct RoleSettings {
     pub connection_limit: u32,
     pub search_path: Vec<String>,
     pub heir: Option<String>,
+}
+
+/// Client certificates for users that are there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateSettings {
+    pub server: ServerSettings,
+    pub authority: AuthoritySettings,
+    /// By id.
+    pub roles: BTreeMap<String, MappedRole>,
+}
+
+/// The CA that the database accepts client certificates of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthoritySettings {
+    /// The CA's certificate in PEM, before those that lead from it to the root.
+    pub certificate: SecretName,
+    /// The CA's private key in PEM.
+    pub key: SecretName,
+}
+
+/// Tokens that the broker signs, for users that are there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtSettings {
+    pub server: ServerSettings,
+    pub audience: String,
+    /// By id.
+    pub roles: BTreeMap<String, MappedRole>,
+}
+
+/// Where a server is, and by what it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+    pub ca: PathBuf,
+}
+
+/// A role whose tokens all log in as one user of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedRole {
+    pub description: String,
+    pub user: String,
+    pub default_ttl: Duration,
+    pub max_ttl: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

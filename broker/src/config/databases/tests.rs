@@ -1,0 +1,127 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+
+use crate::config::reference::SMALLEST;
+use crate::config::{Config, Problems};
+use crate::databases::{CockroachDatabase, DatabaseSettings, LoginSettings, PostgresDatabase};
+
+const POSTGRES: &str = r#"
+[databases.shop]
+kind = "postgres"
+host = "db.example.com"
+database = "shop"
+ca = "db-ca.pem"
+"#;
+
+const COCKROACH: &str = r#"
+[databases.orders]
+kind = "cockroach"
+host = "crdb.example.com"
+database = "orders"
+ca = "crdb-ca.pem"
+"#;
+
+const CLIENT_CA: &str = r#"
+client_ca_certificate = "stores/main/secrets/db-ca-certificate"
+client_ca_key = "stores/main/secrets/db-ca-key"
+"#;
+
+fn parse(parts: &[&str]) -> Result<Config, Problems> {
+    let text = format!("{SMALLEST}{}", parts.concat());
+    Config::parse(&text, Path::new("keyferry.toml"), [], "node-1")
+}
+
+fn report(parts: &[&str]) -> String {
+    parse(parts).unwrap_err().to_string()
+}
+
+fn postgres(parts: &[&str]) -> PostgresDatabase {
+    let (_, settings) = parse(parts).unwrap().databases.pop_first().unwrap();
+    let DatabaseSettings::Postgres(settings) = settings else { panic!("{settings:?}") };
+    settings
+}
+
+fn cockroach(parts: &[&str]) -> CockroachDatabase {
+    let (_, settings) = parse(parts).unwrap().databases.pop_first().unwrap();
+    let DatabaseSettings::Cockroach(settings) = settings else { panic!("{settings:?}") };
+    settings
+}
+
+#[test]
+fn roles_of_postgres_are_users_of_leases_unless_they_say_otherwise() {
+    let login = "user = \"keyferry\"\npassword_secret = \"stores/main/secrets/login\"\n";
+    let roles = "[databases.shop.roles.reader]\ngroups = [\"readers\"]\n\
+                 [databases.shop.roles.app]\ncredential = \"certificate\"\nuser = \"app\"\n";
+    let settings = postgres(&[POSTGRES, login, CLIENT_CA, roles]);
+    let users = settings.users.unwrap();
+    assert_eq!((users.port, users.user.as_str()), (5432, "keyferry"));
+    assert!(matches!(users.login, LoginSettings::Password(secret) if secret.id() == "login"));
+    assert_eq!(users.roles.keys().collect::<Vec<_>>(), ["reader"]);
+    let certificates = settings.certificates.unwrap();
+    assert_eq!(certificates.roles["app"].user, "app");
+    assert_eq!(certificates.authority.key.id(), "db-ca-key");
+}
+
+#[test]
+fn a_database_of_mapped_users_needs_no_login_of_the_brokers_own() {
+    let role = "[databases.shop.roles.app]\ncredential = \"certificate\"\nuser = \"app\"\n";
+    let settings = postgres(&[POSTGRES, CLIENT_CA, role]);
+    assert_eq!((settings.users, settings.certificates.map(|found| found.roles.len())), (None, Some(1)));
+    let report = report(&[POSTGRES, "[databases.shop.roles.reader]\ngroups = [\"readers\"]\n"]);
+    assert!(report.contains("[databases.shop] user: is missing; write the broker's own login"), "{report}");
+}
+
+#[test]
+fn roles_of_cockroach_are_tokens_unless_they_say_otherwise() {
+    let audience = "audience = \"orders-cluster\"\n";
+    let roles = "[databases.orders.roles.app]\nuser = \"app\"\n\
+                 [databases.orders.roles.batch]\ncredential = \"certificate\"\nuser = \"batch.1\"\n";
+    let settings = cockroach(&[COCKROACH, audience, CLIENT_CA, roles]);
+    let tokens = settings.tokens.unwrap();
+    assert_eq!((tokens.audience.as_str(), tokens.server.port), ("orders-cluster", 26257));
+    assert_eq!(tokens.roles["app"].user, "app");
+    assert_eq!(settings.certificates.unwrap().roles["batch"].user, "batch.1");
+    let report = report(&[COCKROACH, "[databases.orders.roles.app]\nuser = \"app\"\n"]);
+    assert!(report.contains("[databases.orders] audience: is missing"), "{report}");
+}
+
+#[test]
+fn refuses_users_that_are_the_databases_own() {
+    for user in ["root", "node", "admin", "public", "none", "pg_monitor", "crdb_internal_x", "App", "a b", "-a", "ä"] {
+        let role = format!("audience = \"a\"\n[databases.orders.roles.app]\nuser = \"{user}\"\n");
+        let report = report(&[COCKROACH, &role]);
+        assert!(report.contains("[databases.orders.roles.app] user: is "), "{user}: {report}");
+    }
+    for user in ["pg_monitor", "public", "keyferry"] {
+        let role = format!(
+            "user = \"keyferry\"\npassword_secret = \"stores/main/secrets/login\"\n{CLIENT_CA}\
+             [databases.shop.roles.app]\ncredential = \"certificate\"\nuser = \"{user}\"\n"
+        );
+        let report = report(&[POSTGRES, &role]);
+        assert!(report.contains("user: is "), "{user}: {report}");
+    }
+}
+
+#[test]
+fn refuses_a_credential_that_the_kind_does_not_have_and_keys_of_another_credential() {
+    let role = "audience = \"a\"\n[databases.orders.roles.app]\ncredential = \"password\"\ngroups = [\"x\"]\n";
+    let report_of_credential = report(&[COCKROACH, role]);
+    let advice = "credential: is not for this kind of database; write \"jwt\" or \"certificate\"";
+    assert!(report_of_credential.contains(advice), "{report_of_credential}");
+    let role = "audience = \"a\"\n[databases.orders.roles.app]\nuser = \"app\"\ngroups = [\"x\"]\n";
+    let report_of_key = report(&[COCKROACH, role]);
+    let advice = "groups: belongs to credential \"password\"; remove it, or change credential";
+    assert!(report_of_key.contains(advice), "{report_of_key}");
+    let report_of_kind = report(&[COCKROACH, "connections = 3\n"]);
+    assert!(report_of_kind.contains("connections: belongs to kind \"postgres\""), "{report_of_kind}");
+}
+
+#[test]
+fn certificates_need_a_ca_with_its_key() {
+    let role = "[databases.shop.roles.app]\ncredential = \"certificate\"\nuser = \"app\"\n";
+    let none = report(&[POSTGRES, role]);
+    assert!(none.contains("[databases.shop] client_ca_certificate: is missing; for roles with"), "{none}");
+    let half = report(&[POSTGRES, "client_ca_certificate = \"stores/main/secrets/ca\"\n", role]);
+    assert!(half.contains("[databases.shop] client_ca_key: is missing; for roles with"), "{half}");
+}
