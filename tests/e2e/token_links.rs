@@ -1,22 +1,29 @@
 //! What a mint needs fails in the middle of it: the way to the database, the audit log, the memory of what was minted.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use keyferry_broker::clock::{SharedClock, SystemClock};
 use keyferry_broker::databases::leases::{Failpoints, Point};
 use keyferry_proto::v1::revoke_lease_request::Target;
+use keyferry_proto::v1::token_service_client::TokenServiceClient;
 use keyferry_proto::v1::{Lease, LeaseFilter, LeaseRevokeCause, LeaseState, ListLeasesRequest, RevokeLeaseRequest};
 use keyferry_tests::broker::{TestBroker, get, prepare};
 use keyferry_tests::pki::Ca;
 use keyferry_tests::postgres::Cluster;
 use keyferry_tests::proxy::{Mood, Proxy};
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 use crate::audit::{SmallDisk, fill};
 use crate::reload::eventually;
 use crate::status::{reason, refused};
+use crate::token_faults::{count, leases};
 use crate::tokens::{POLICY, mint, mint_request};
+
+type Tokens = TokenServiceClient<Channel>;
 
 /// Does something, once, when a step is reached.
 pub(crate) struct When<F>(Point, Mutex<Option<F>>);
@@ -101,6 +108,87 @@ async fn a_mint_whose_connection_is_cut_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_whose_creation_was_never_answered_is_removed() {
     assert_eq!(mint_with(Mood::SwallowingAnswers).await, 1);
+}
+
+/// What happens between a broker and its callers, until it is told to stop.
+struct Load {
+    tokens: Tokens,
+    minted: Arc<AtomicUsize>,
+    failed: Arc<AtomicUsize>,
+    granted: Arc<Mutex<BTreeSet<String>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Load {
+    /// Mints, and revokes all but every fourth.
+    async fn run(mut self) {
+        let mut turn = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            let token = match self.tokens.mint_database_token(mint_request()).await {
+                Ok(token) => token.into_inner(),
+                Err(status) => {
+                    assert_eq!(reason(&status), "DATABASE_UNAVAILABLE", "{status:?}");
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+            };
+            self.minted.fetch_add(1, Ordering::Relaxed);
+            turn += 1;
+            if turn % 4 == 0 {
+                self.granted.lock().unwrap().insert(token.user);
+            } else {
+                let target = Some(Target::Name(token.lease.unwrap().name));
+                self.tokens.revoke_lease(RevokeLeaseRequest { target, ..Default::default() }).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_cut_and_answers_lost_under_mints_and_users_and_leases_agree() {
+    let ca = Ca::new("test CA");
+    let cluster = Cluster::start(&ca);
+    let proxy = Proxy::start("127.0.0.1", cluster.port()).await;
+    let [direct, by_way] = [cluster.port(), proxy.port()].map(|port| format!("port = {port}\n"));
+    let leases_table = "[leases]\nlive_per_caller = 1000000\nsweep_interval = \"1s\"\n";
+    let configuration = cluster.configuration().replace(&direct, &by_way) + leases_table;
+    let broker = TestBroker::start_in(prepared(&ca, &configuration), ca, clock()).await;
+    let tokens = broker.tokens(&broker.client).await;
+    let [minted, failed] = [(); 2].map(|()| Arc::<AtomicUsize>::default());
+    let (granted, stop) = (Arc::<Mutex<BTreeSet<_>>>::default(), Arc::<AtomicBool>::default());
+    let load: Vec<_> = (0..6)
+        .map(|_| Load {
+            tokens: tokens.clone(),
+            minted: Arc::clone(&minted),
+            failed: Arc::clone(&failed),
+            granted: Arc::clone(&granted),
+            stop: Arc::clone(&stop),
+        })
+        .map(|load| tokio::spawn(load.run()))
+        .collect();
+    let cuts = count("KF_TEST_CUTS", 6);
+    for cut in 0..cuts {
+        let enough = minted.load(Ordering::Relaxed) + 20;
+        eventually("tokens are minted", async || minted.load(Ordering::Relaxed) >= enough).await;
+        let before = failed.load(Ordering::Relaxed);
+        proxy.mood().send_replace(if cut % 2 == 0 { Mood::Cutting } else { Mood::SwallowingAnswers });
+        eventually("a mint fails", async || failed.load(Ordering::Relaxed) > before).await;
+        proxy.mood().send_replace(Mood::Passing);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for worker in load {
+        worker.await.unwrap();
+    }
+    let granted = granted.lock().unwrap().clone();
+    eventually("users, leases and what callers hold are the same", async || {
+        let leases = leases(&mut tokens.clone()).await;
+        let active = leases.iter().all(|lease| lease.state() == LeaseState::Active);
+        let held: BTreeSet<_> = leases.into_iter().map(|lease| lease.user).collect();
+        active && held == granted && cluster.users().into_iter().collect::<BTreeSet<_>>() == granted
+    })
+    .await;
+    let [minted, failed] = [minted, failed].map(|count| count.load(Ordering::Relaxed));
+    println!("{minted} mints and {failed} failures over {cuts} cuts, {} users granted and there", granted.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -75,6 +75,12 @@ impl Postgres {
         Failure::new(Reason::DatabaseLoginRefused, message).caused_by(cause)
     }
 
+    /// Of a login before its TLS stood.
+    pub(super) fn handshake_failure(&self, error: tokio_postgres::Error) -> Failure {
+        let is_cut = source_of::<std::io::Error>(&error).is_some() && !tls_alert(&error);
+        if is_cut { self.unreachable(error) } else { self.tls_failed(error) }
+    }
+
     /// Of a login whose TLS stood.
     pub(super) fn login_failure(&self, error: tokio_postgres::Error) -> Failure {
         if tls_alert(&error) {

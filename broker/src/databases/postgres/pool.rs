@@ -133,7 +133,7 @@ impl Postgres {
         let done = Arc::new(AtomicBool::new(false));
         let handshake = Handshake { connector, name, done: Arc::clone(&done) };
         let (client, connection) = config.connect_raw(stream, handshake).await.map_err(|error| {
-            if done.load(Ordering::Relaxed) { self.login_failure(error) } else { self.tls_failed(error) }
+            if done.load(Ordering::Relaxed) { self.login_failure(error) } else { self.handshake_failure(error) }
         })?;
         let driver = tokio::spawn(async move {
             // Its statements have heard of the error.
