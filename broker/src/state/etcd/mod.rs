@@ -32,6 +32,8 @@ use super::txn::{Condition, Conflict, Outcome, Txn, Write};
 use super::watch::Watch;
 use crate::clock::SharedClock;
 
+const TWIN: &str = "etcd: another replica has this node's name; give each its own under [node] name";
+
 #[derive(Debug)]
 pub struct Etcd {
     cluster: Arc<Cluster>,
@@ -217,7 +219,7 @@ impl Store for Etcd {
             oldest: None,
             nodes,
             leader,
-            failing: self.cluster.failing(),
+            failing: self.cluster.failing().or_else(|| self.session.has_twin().then(|| TWIN.to_owned())),
         }
     }
 

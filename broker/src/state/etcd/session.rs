@@ -1,5 +1,6 @@
 //! This replica among the others: alive while its lease lives, leader while the leader's key hangs on that lease.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ const BEATS: u32 = 4;
 pub(super) struct Session {
     terms: watch::Receiver<Term>,
     nodes: Arc<Mutex<Vec<String>>>,
+    /// Another replica has this one's name.
+    twin: Arc<AtomicBool>,
     stop: CancellationToken,
     beating: Mutex<Option<JoinHandle<()>>>,
 }
@@ -41,7 +44,7 @@ impl Session {
     ) -> Self {
         let (sender, terms) = watch::channel(Term::default());
         let (nodes, stop) = (Arc::<Mutex<Vec<String>>>::default(), CancellationToken::new());
-        let kept = clock.monotonic();
+        let (kept, twin) = (clock.monotonic(), Arc::<AtomicBool>::default());
         let heart = Heart {
             cluster,
             layout,
@@ -53,14 +56,21 @@ impl Session {
             nodes: Arc::clone(&nodes),
             lease: None,
             kept,
+            twin: Arc::clone(&twin),
         };
         let beating = tokio::spawn(heart.beat_until(stop.clone()));
-        Self { terms, nodes, stop, beating: Mutex::new(Some(beating)) }
+        Self { terms, nodes, twin, stop, beating: Mutex::new(Some(beating)) }
     }
 
     pub(super) fn none() -> Self {
         let (_, terms) = watch::channel(Term::default());
-        Self { terms, nodes: Arc::default(), stop: CancellationToken::new(), beating: Mutex::default() }
+        Self {
+            terms,
+            nodes: Arc::default(),
+            twin: Arc::default(),
+            stop: CancellationToken::new(),
+            beating: Mutex::default(),
+        }
     }
 
     pub(super) fn leadership(&self) -> Leadership {
@@ -71,6 +81,11 @@ impl Session {
     pub(super) fn seen(&self) -> (Option<String>, Vec<String>) {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (self.terms.borrow().leader.clone(), nodes)
+    }
+
+    /// Whether another replica that lives has this one's name.
+    pub(super) fn has_twin(&self) -> bool {
+        self.twin.load(Ordering::Relaxed)
     }
 
     /// Resigns, so that nobody has to wait for the lease to run out.
@@ -103,8 +118,9 @@ struct Heart {
     terms: watch::Sender<Term>,
     nodes: Arc<Mutex<Vec<String>>>,
     lease: Option<i64>,
-    /// When the last request was sent that prolonged the lease.
+    /// When the last request was sent that prolonged the lease, and before there is one, when all began.
     kept: Instant,
+    twin: Arc<AtomicBool>,
 }
 
 impl Heart {
@@ -188,13 +204,39 @@ impl Heart {
         };
         let lease = self.cluster.ask(grant).await?.id();
         let (name, node) = (self.layout.node(&self.node), self.node.clone());
+        let txn = Txn::new()
+            .when([Compare::create_revision(name.clone(), CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(name.clone(), node, Some(PutOptions::new().with_lease(lease)))])
+            .or_else([TxnOp::get(name, None)]);
         let put = |client: etcd_client::Client| {
-            let (name, node) = (name.clone(), node.clone());
-            async move { client.kv_client().put(name, node, Some(PutOptions::new().with_lease(lease))).await }
+            let txn = txn.clone();
+            async move { client.kv_client().txn(txn).await }
         };
-        self.cluster.ask(put).await?;
+        let answer = self.cluster.ask(put).await?;
+        let holder = answer.op_responses().into_iter().find_map(|response| match response {
+            TxnOpResponse::Get(response) => response.kvs().first().map(KeyValue::lease),
+            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
+        });
+        // Ours is one whose first answer was lost.
+        if holder.is_some_and(|holder| holder != lease) {
+            self.meet_twin();
+            return Err(StateError::Unavailable("another replica has this node's name", None));
+        }
+        self.twin.store(false, Ordering::Relaxed);
         (self.lease, self.kept) = (Some(lease), sent);
         Ok(lease)
+    }
+
+    /// Before a lease has run out, it may be that of this node's process before.
+    fn meet_twin(&self) {
+        let lasting = self.clock.monotonic() - self.kept > self.ttl * 2;
+        if lasting && !self.twin.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                node = self.node,
+                "another replica has the same name; give each its own under [node] name, or one takes the other's \
+                 mints for dead"
+            );
+        }
     }
 
     /// Leads if nobody does, and looks who is there.
