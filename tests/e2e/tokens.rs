@@ -450,6 +450,37 @@ async fn a_restart_takes_back_what_expired_meanwhile_and_keeps_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_set_an_hour_back_or_forth_extends_no_lease_not_even_over_a_restart() {
+    let world = World::new("[leases]\nsweep_interval = \"1s\"\n").await;
+    let (hour, minutes) = (Duration::from_secs(3600), |count: u64| Duration::from_secs(60 * count));
+    // Forth: what lives is ended at once, which is the safe side.
+    mint(&mut world.client().await).await;
+    world.clock.set_forward(hour);
+    world.until_no_users().await;
+    // And back, where all began: a lease of fifteen minutes from here lasts no longer.
+    mint(&mut world.client().await).await;
+    world.clock.set_back(hour);
+    world.clock.advance(minutes(16));
+    world.until_no_users().await;
+
+    let token = mint(&mut world.client().await).await;
+    world.clock.advance(minutes(10));
+    let (now, swept) = (world.clock.now(), async || status(&world).await.databases[0].sweep_time.unwrap().seconds);
+    let target = i64::try_from(now.plus(hour).as_secs()).unwrap();
+    eventually("ten minutes are on record", async || swept().await >= target).await;
+    let World { broker: TestBroker { ca, broker, directory, .. }, cluster, .. } = world;
+    broker.stop().await;
+    let clock = Arc::new(ManualClock::new());
+    clock.set_back(hour);
+    let broker = TestBroker::start_in(directory, ca, Arc::clone(&clock) as _).await;
+    let world = World { broker, cluster, clock };
+    world.clock.advance(minutes(4));
+    assert!(world.logs_in(&token), "ended early");
+    world.clock.advance(minutes(1) + Duration::from_secs(1));
+    world.until_no_users().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_logs_in_by_a_password_that_is_a_secret() {
     let ca = Ca::new("test CA");
     let cluster = Cluster::start(&ca);

@@ -21,7 +21,7 @@ pub(super) struct Book {
     live: HashMap<String, usize>,
     /// By database: who wants attention next.
     due: HashMap<String, BTreeSet<(Timestamp, LeaseName)>>,
-    /// By database: when a sweep last ended well.
+    /// By database: when the last sweep began that ended well.
     pub(super) swept: HashMap<String, Timestamp>,
 }
 

@@ -128,10 +128,11 @@ impl Leases {
             let _ = self.0.deployment.set(String::new());
             return Ok(());
         }
-        let mark = sweep::deployment(&self.0.state).await?;
+        let deployment = sweep::deployment(&self.0.state).await?;
+        self.0.clock.not_before(deployment.seen);
         let revision = self.read_all().await?;
         // Only now: whoever finds it finds all leases, too.
-        let _ = self.0.deployment.set(mark);
+        let _ = self.0.deployment.set(deployment.mark);
         self.start(revision)
     }
 

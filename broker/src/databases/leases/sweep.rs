@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::databases::users::Tagged;
 use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, RoleName};
-use crate::state::{Condition, Fence, Key, Kind, Outcome, Record, Revision, State, Txn};
+use crate::state::{Condition, Fence, Key, KeyError, Kind, Outcome, Record, Revision, State, Txn};
 
 static DEPLOYMENTS: Kind = Kind { name: "deployments", upgrades: &[] };
 
@@ -18,25 +18,36 @@ static DEPLOYMENTS: Kind = Kind { name: "deployments", upgrades: &[] };
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Deployment {
-    mark: String,
+    pub(super) mark: String,
+    /// How late it was at the last sweep: a clock that was set back before a start extends no lease past that.
+    #[serde(default = "never")]
+    pub(super) seen: Timestamp,
+}
+
+fn never() -> Timestamp {
+    Timestamp::from_micros(0)
 }
 
 impl Record for Deployment {
     const KIND: &'static Kind = &DEPLOYMENTS;
 }
 
-pub(super) async fn deployment(state: &State) -> Result<String, OpenError> {
-    let key = Key::new(&DEPLOYMENTS, &["this"])?;
+fn this() -> Result<Key, KeyError> {
+    Key::new(&DEPLOYMENTS, &["this"])
+}
+
+pub(super) async fn deployment(state: &State) -> Result<Deployment, OpenError> {
+    let key = this()?;
     loop {
         if let Some(found) = state.get::<Deployment>(&key).await? {
-            return Ok(found.record.mark);
+            return Ok(found.record);
         }
         let mut bytes = [0; 8];
         rand::fill(&mut bytes).map_err(|error| {
             OpenError::Mark(Failure::new(Reason::Internal, "the system has no random numbers").caused_by(error))
         })?;
         let mark = format!("{:016x}", u64::from_be_bytes(bytes));
-        let txn = Txn::new().when(Condition::Absent(key.clone())).put(&key, &Deployment { mark });
+        let txn = Txn::new().when(Condition::Absent(key.clone())).put(&key, &Deployment { mark, seen: never() });
         // Whoever came first has made it; it is read in any case.
         let _: Outcome = state.commit(txn).await?;
     }
@@ -59,6 +70,8 @@ impl Leases {
 
 impl Inner {
     async fn sweep(&self, name: &DatabaseName, database: &Database, fence: Fence) -> Result<(), Failure> {
+        let began = self.clock.now();
+        self.remember_time(began, fence).await?;
         // In this order: a user is made after its lease is pending, and before it is active.
         let active: Vec<(Lease, Revision)> = {
             let book = self.book();
@@ -66,7 +79,7 @@ impl Inner {
             let active = of_this.filter(|held| held.lease.stage == Stage::Active && !held.in_hand);
             active.map(|held| (held.lease.clone(), held.revision)).collect()
         };
-        let (began, deployment) = (self.clock.now(), self.deployment()?);
+        let deployment = self.deployment()?;
         let mut users = database.users.list().await?;
         users.retain(|user| user.tag.deployment == deployment);
         let there: std::collections::HashSet<_> = users.iter().map(|user| user.name.clone()).collect();
@@ -80,8 +93,17 @@ impl Inner {
         for user in users {
             self.adopt_orphan(name, user, began, fence).await?;
         }
-        self.book().swept.insert(name.as_str().to_owned(), self.clock.now());
+        self.book().swept.insert(name.as_str().to_owned(), began);
         self.forget_requests().await
+    }
+
+    async fn remember_time(&self, now: Timestamp, fence: Fence) -> Result<(), Failure> {
+        let impossible = |error| Failure::new(Reason::Internal, "the deployment has no key").caused_by(error);
+        let record = Deployment { mark: self.deployment()?.to_owned(), seen: now };
+        let txn = Txn::new().when(Condition::Leads(fence)).put(&this().map_err(impossible)?, &record);
+        // Deposed, another one does it.
+        let _ = self.state.commit(txn).await?;
+        Ok(())
     }
 
     /// A user whose lease is over or unknown gets one that is being revoked.
