@@ -2,10 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use keyferry_broker::clock::SystemClock;
+use keyferry_broker::clock::{Clock as _, SystemClock};
+use keyferry_broker::databases::UserName;
+use keyferry_broker::databases::leases::{LEASES, Lease, Stage};
+use keyferry_broker::names::{LeaseName, RoleName};
 use keyferry_broker::rpc::METHODS;
+use keyferry_broker::state::{Embedded, EmbeddedSettings, Key, Outcome, Store as _, Txn};
 use keyferry_tests::broker::{POLICY, TestBroker, prepare};
 use keyferry_tests::issuer::Issuer;
 use keyferry_tests::pki::{Ca, trusting};
@@ -52,6 +58,7 @@ async fn every_method_answers_every_kind_of_caller_as_the_golden_table_says() {
     std::fs::write(directory.path().join("policy/test.cedar"), format!("{POLICY}{TOKEN_POLICY}")).unwrap();
     let issuer = Issuer::new("k1");
     issuer.write_keys(directory.path());
+    record_lease(directory.path()).await;
     let broker = TestBroker::start_in(directory, ca, Arc::new(SystemClock)).await;
 
     let stranger = broker.ca.client("stranger");
@@ -133,8 +140,31 @@ fn verdict(status: &Status) -> String {
 const REFUSALS: [&str; 4] =
     ["CREDENTIAL_MISSING", "CERTIFICATE_REJECTED", "ACCESS_DENIED", "CLIENT_CERTIFICATE_REQUIRED"];
 
-/// Field 1 is the name or parent in all methods that are about one thing. A lease to be renewed is only ever looked up
-/// among the caller's own, and there is none; `RevokeLease` is asked for all leases of a database.
+/// A lease of the operator's, whose database is out.
+async fn record_lease(directory: &Path) {
+    let settings =
+        EmbeddedSettings { file: directory.join("state.redb"), history_age: Duration::ZERO, history_changes: 0 };
+    let state = Embedded::open(&settings, "test", Arc::new(SystemClock)).unwrap();
+    let (now, day) = (SystemClock.now(), Duration::from_secs(24 * 3600));
+    let lease = Lease {
+        name: LeaseName::from_id("0123").unwrap(),
+        role: RoleName::parse("databases/shop/roles/reader").unwrap(),
+        owner: "x509/spiffe://test.keyferry/operator".into(),
+        user: UserName::parse("kf_reader_a").unwrap(),
+        minter: "another".into(),
+        created: now,
+        expires: now.plus(day),
+        max_expires: now.plus(2 * day),
+        issue: 0,
+        stage: Stage::Active,
+    };
+    let txn = Txn::new().put(&Key::new(&LEASES, &["0123"]).unwrap(), &lease);
+    assert!(matches!(state.txn(txn).await, Ok(Outcome::Committed(_))));
+    state.close().await;
+}
+
+/// Field 1 is the name or parent in all methods that are about one thing. The lease to be renewed is the operator's, and
+/// hidden from all others; `RevokeLease` is asked for all leases of a database.
 fn body_for(path: &str) -> Vec<u8> {
     let name: &str = match path.rsplit('/').next().unwrap() {
         "ListSecrets" => "stores/local",
