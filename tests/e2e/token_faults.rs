@@ -41,7 +41,10 @@ impl Scene {
         let ca = Ca::new("test CA");
         let cluster = Cluster::start(&ca);
         let directory = TempDir::new().unwrap();
-        prepare(directory.path(), &ca, &format!("{}{LEASES}", cluster.configuration()));
+        // Longer than any run takes: what was promised must be there at its end.
+        let long = "groups = [\"orders_read\"]\ndefault_ttl = \"24h\"\nmax_ttl = \"24h\"";
+        let database = cluster.configuration().replace("groups = [\"orders_read\"]", long);
+        prepare(directory.path(), &ca, &format!("{database}{LEASES}"));
         std::fs::write(directory.path().join("policy/mint.cedar"), POLICY).unwrap();
         Self { client: ca.client("client"), ca, cluster, directory }
     }

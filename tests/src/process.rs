@@ -8,10 +8,14 @@ use std::sync::OnceLock;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Builds the binary once a suite, with the profile that the suite itself has.
+/// Builds the binary once a suite, with the profile that the suite itself has. `KF_TEST_KEYFERRY` names another, such as
+/// a release's.
 pub fn keyferry() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(binary) = std::env::var_os("KF_TEST_KEYFERRY") {
+            return binary.into();
+        }
         // …/target/<profile>/deps/<suite>
         let suite = std::env::current_exe().unwrap();
         let profile = suite.parent().and_then(Path::parent).unwrap();
