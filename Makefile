@@ -59,7 +59,7 @@ advisories: ## known vulnerabilities of the dependencies (fetches RustSec's data
 	@tools/install cargo-deny
 	cargo deny --locked check advisories
 
-.PHONY: bench-startup bench-micro
+.PHONY: bench-startup bench-micro bench-tokens
 
 bench-startup: ## time from start to first answer, and idle memory, of the release binary; fails over the bars
 	cargo build --release --locked -p keyferry-broker
@@ -67,3 +67,8 @@ bench-startup: ## time from start to first answer, and idle memory, of the relea
 
 bench-micro: ## what the parts of a call cost (ARGS=NAME picks some)
 	cargo bench --locked -p keyferry-benches --bench micro --bench state -- $(ARGS)
+
+bench-tokens: ## database tokens beside pgbench and OpenBao on one PostgreSQL, and 100,000 leases; fails over the bars
+	@tools/install postgresql openbao
+	cargo build --release --locked -p keyferry-broker
+	cargo run --locked -p keyferry-benches --bin tokens -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao

@@ -4,6 +4,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output is for its reader")]
 #![allow(clippy::disallowed_methods, reason = "the real time is what is measured")]
 
+mod memory;
+
 use std::error::Error;
 use std::fs;
 use std::net::TcpListener;
@@ -19,6 +21,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::memory::{Memory, RESIDENT, highest};
+
 const STARTS: usize = 20;
 /// Bars of the project: the median start, and the highest resident memory.
 const START_BAR: Duration = Duration::from_millis(150);
@@ -29,7 +33,7 @@ const SECRET: &str = "stores/local/secrets/first";
 const PATIENCE: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(1);
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -56,17 +60,6 @@ struct Figures {
     memory: Vec<Memory>,
 }
 
-/// In KiB, of an idle process.
-#[derive(Clone, Copy, Debug)]
-struct Memory {
-    resident: u64,
-    /// Heap and stacks, of the above.
-    anonymous: u64,
-    /// Shared pages counted in proportion, and what is nobody else's; a kernel may keep them from us.
-    proportional: Option<u64>,
-    private: Option<u64>,
-}
-
 impl Figures {
     /// Tells whether the bars are met.
     fn print(&self) -> bool {
@@ -77,15 +70,10 @@ impl Figures {
         row("worst", worst.as_secs_f64() * 1e3, "ms", None);
 
         println!("idle for {} s, highest of {}", IDLE.as_secs(), self.memory.len());
-        let highest = |of: fn(&Memory) -> Option<u64>| self.memory.iter().filter_map(of).max();
         let mut small = false;
-        for (name, kib, bar) in [
-            ("resident", highest(|memory| Some(memory.resident)), Some(RESIDENT_BAR_KIB)),
-            ("  of it anonymous", highest(|memory| Some(memory.anonymous)), None),
-            ("proportional (PSS)", highest(|memory| memory.proportional), None),
-            ("private", highest(|memory| memory.private), None),
-        ] {
+        for (name, kib) in highest(&self.memory) {
             let mib = |kib: u64| kib as f64 / 1024.0;
+            let bar = (name == RESIDENT).then_some(RESIDENT_BAR_KIB);
             match kib {
                 Some(kib) => small |= row(name, mib(kib), "MiB", bar.map(mib)) && bar.is_some(),
                 None => println!("  {name:<20} not readable for this user"),
@@ -215,27 +203,6 @@ impl Drop for Broker {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-impl Memory {
-    fn of(process: u32) -> Outcome<Self> {
-        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-        // The broker is not dumpable, which keeps this one from all but root.
-        let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
-        let private = field(&rollup, "Private_Clean:").zip(field(&rollup, "Private_Dirty:"));
-        Ok(Self {
-            resident: field(&status, "VmRSS:").ok_or("no VmRSS")?,
-            anonymous: field(&status, "RssAnon:").ok_or("no RssAnon")?,
-            proportional: field(&rollup, "Pss:"),
-            private: private.map(|(clean, dirty)| clean + dirty),
-        })
-    }
-}
-
-/// `Name:   123 kB`
-fn field(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 fn free_port() -> Outcome<u16> {
