@@ -20,7 +20,13 @@ pub struct Cluster {
     directory: TempDir,
     port: u16,
     server: Option<Child>,
+    settings: &'static [&'static str],
 }
+
+/// What suites need to look at, and what they need not wait for.
+const OBSERVED: &[&str] = &["max_connections=40", "fsync=off", "log_statement=all"];
+/// As in production.
+const DURABLE: &[&str] = &["max_connections=40"];
 
 pub const PASSWORD: &str = "the broker's own";
 
@@ -56,9 +62,18 @@ hostssl all all 127.0.0.1/32 scram-sha-256
 impl Cluster {
     /// The broker's login is by certificate, in `broker.pem` and `broker.key` of the directory.
     pub fn start(ca: &Ca) -> Self {
+        Self::start_with(ca, OBSERVED)
+    }
+
+    /// What it answered is on disk.
+    pub fn start_durable(ca: &Ca) -> Self {
+        Self::start_with(ca, DURABLE)
+    }
+
+    fn start_with(ca: &Ca, settings: &'static [&'static str]) -> Self {
         let directory = TempDir::new().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let mut cluster = Self { directory, port: free_port(), server: None };
+        let mut cluster = Self { directory, port: free_port(), server: None, settings };
         let path = cluster.path().to_owned();
         fs::write(path.join("ca.pem"), ca.pem()).unwrap();
         ca.server("localhost").write(&path, "server");
@@ -129,6 +144,16 @@ search_path = ["public"]
         said(run(psql.arg("-p").arg(self.port.to_string()).args(feed(sql))))
     }
 
+    /// A client program that logs in over TLS as the broker does.
+    pub fn program_as_broker(&self, program: &str) -> Command {
+        let path = self.path();
+        let mut command = Command::new(binaries().join(program));
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string()).env("PGUSER", "keyferry");
+        command.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", path.join("ca.pem"));
+        command.env("PGSSLCERT", path.join("broker.pem")).env("PGSSLKEY", path.join("broker.key"));
+        command
+    }
+
     /// What a user is answered over TLS, or why not.
     pub fn query(&self, user: &str, password: &str, database: &str, sql: &str) -> Result<String, String> {
         let output = self.client(user, password, database).args(feed(sql)).output().unwrap();
@@ -168,16 +193,14 @@ search_path = ["public"]
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={}", self.port),
             format!("unix_socket_directories={}", self.path().display()),
-            "fsync=off".to_owned(),
             "ssl=on".to_owned(),
             format!("ssl_cert_file={}/server.pem", self.path().display()),
             format!("ssl_key_file={}/server.key", self.path().display()),
             format!("ssl_ca_file={}/ca.pem", self.path().display()),
-            "max_connections=40".to_owned(),
-            "log_statement=all".to_owned(),
         ];
         let mut server = as_owner("postgres");
-        server.arg("-D").arg(self.data()).args(settings.iter().flat_map(|setting| ["-c", setting]));
+        let settings = settings.iter().map(String::as_str).chain(self.settings.iter().copied());
+        server.arg("-D").arg(self.data()).args(settings.flat_map(|setting| ["-c", setting]));
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
         self.server = Some(server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
         while !self.answers() {
@@ -229,7 +252,7 @@ impl Drop for Cluster {
 
 /// PostgreSQL refuses to run as root.
 fn as_owner(program: &str) -> Command {
-    let program = binaries().join(program);
+    let program = std::env::var_os("KF_TEST_POSTGRES").map_or_else(binaries, PathBuf::from).join(program);
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
     }
@@ -238,7 +261,7 @@ fn as_owner(program: &str) -> Command {
     command
 }
 
-/// The newest that is installed.
+/// Of the newest that is installed; `KF_TEST_POSTGRES` names the directory of another server's.
 fn binaries() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").expect("tools/install postgresql").map(|entry| entry.unwrap());
     let number = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
