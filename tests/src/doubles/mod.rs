@@ -4,4 +4,5 @@ pub mod faults;
 pub mod http;
 pub mod identity;
 pub mod key_vault;
+pub mod pubsub;
 pub mod secret_manager;

@@ -17,7 +17,7 @@ use self::messages::{
     AddSecretVersionRequest, Automatic, CreateSecretRequest, NamedRequest, Replication, Secret, SecretPayload,
 };
 pub use self::method::Method;
-pub use self::name::PROJECT;
+pub use self::name::{PROJECT, PROJECT_NUMBER};
 use self::refusal::Refusal;
 pub use self::vault::Lag;
 use self::vault::Vault;
@@ -102,6 +102,17 @@ impl SecretManager {
         let name = format!("{}/secrets/{id}/versions/{version}", parent(location));
         let request = NamedRequest { name, etag: String::new() };
         self.backend.vault.lock().unwrap().destroy_version(&request).unwrap();
+    }
+
+    pub fn disable_version(&self, location: Option<&str>, id: &str, version: usize) {
+        let name = format!("{}/secrets/{id}/versions/{version}", parent(location));
+        let request = NamedRequest { name, etag: String::new() };
+        self.backend.vault.lock().unwrap().disable_version(&request).unwrap();
+    }
+
+    pub fn delete_secret(&self, location: Option<&str>, id: &str) {
+        let request = NamedRequest { name: format!("{}/secrets/{id}", parent(location)), etag: String::new() };
+        self.backend.vault.lock().unwrap().delete_secret(&request).unwrap();
     }
 
     pub fn set_lag(&self, lag: Lag) {

@@ -7,7 +7,7 @@ use super::refusal::Refusal;
 /// The one project there is.
 pub const PROJECT: &str = "keyferry-test";
 /// Google takes its id or its number and answers with the number.
-pub(super) const PROJECT_NUMBER: &str = "481516234200";
+pub const PROJECT_NUMBER: &str = "481516234200";
 
 /// Where secrets are kept apart: the global manager, or one region's.
 pub(super) type Location = Option<String>;
