@@ -1,6 +1,7 @@
 //! The composition root: the one place that names concrete types and starts tasks.
 
 mod databases;
+mod events;
 mod stores;
 mod web;
 
@@ -27,6 +28,7 @@ use crate::config::Config;
 use crate::databases::leases::{self, Failpoints, Leases, NoFailpoints, Opening};
 use crate::databases::tokens::Tokens;
 use crate::databases::{DatabaseSettings, PostgresDatabase, postgres};
+use crate::gateway::webhooks::Room;
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::{DatabaseName, StoreName};
@@ -40,8 +42,10 @@ use crate::telemetry::admin::Admin;
 use crate::telemetry::{Metrics, Traces};
 use crate::transport::{Drain, Layers, RequestIds, Stack, Tls, TlsError, serve};
 
+use events::Around;
 use web::WebPort;
 
+pub use events::Sources;
 pub use stores::{Credentials, Guards, StoreError, StoreSummary};
 
 /// How often health is told of what changed.
@@ -80,6 +84,7 @@ pub struct Parts {
     pub rotation: rotation::Log,
     pub credentials: Credentials,
     pub secrets: Secrets,
+    pub sources: Sources,
 }
 
 #[derive(Debug, Error)]
@@ -94,6 +99,8 @@ pub enum StartError {
     Issuer(#[from] IssuerError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("[events.{0}] names a credential that is not declared; add it under [credentials]")]
+    EventCredential(String),
     #[error("[state] cannot be opened")]
     State(#[from] state::OpenError),
     #[cfg(feature = "etcd")]
@@ -172,10 +179,10 @@ impl Broker {
         let policies = PolicyStore::open(config.policy.directory, Arc::clone(&clock))?;
         let gate = Arc::new(Gate::new(policies, Quota::new(config.quota, Arc::clone(&clock))));
         let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
-        let stores = stores::open(config.stores, config.credentials, &clock).await?;
+        let stores = stores::open(config.stores.clone(), config.credentials, &clock).await?;
         let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
         let databases = databases::open(config.databases, &stores.providers, &clock)?;
-        let secrets = Secrets::new(stores.providers, &config.cache, &clock)?;
+        let secrets = Secrets::new(stores.providers.clone(), &config.cache, &clock)?;
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let background = Background::default();
         let leases = Leases::open(Opening {
@@ -191,6 +198,17 @@ impl Broker {
         let rotation = rotation::Log::new(state.clone(), Arc::clone(&clock));
         background.spawn(rotation.clone().follow(secrets.clone()));
         rotation.reached().await;
+        let mut sources = Sources::default();
+        let around = Around {
+            stores: &config.stores,
+            providers: &stores.providers,
+            credentials: &stores.credentials,
+            log: &rotation,
+            clock: &clock,
+            background: &background,
+        };
+        let routes = sources.open(config.events, &Room::new(config.limits.request_timeout), &around).await?;
+        sources.poll(&secrets, &state.leadership(), &around);
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let web = match config.listen.web {
             Some(address) => Some(WebPort::open(address, &config.tls, Arc::clone(&clock)).await?),
@@ -219,6 +237,7 @@ impl Broker {
             leases: leases.clone(),
             database_tokens: databases.tokens.clone(),
             rotation,
+            sources,
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
@@ -261,7 +280,7 @@ impl Broker {
         let limits = config.limits;
         let web_address = web.as_ref().map(|web| web.address);
         if let Some(web) = web {
-            web.serve(Vec::new(), &limits, &drain, &metrics, &background);
+            web.serve(routes, &limits, &drain, &metrics, &background);
         }
         let held = drain.clone();
         let calls = async move { serve(grpc_listener, tls, &limits, stack, held).await };
@@ -301,6 +320,7 @@ impl Broker {
         self.background.end().await;
         self.parts.secrets.stop().await;
         self.parts.tokens.stop().await;
+        self.parts.sources.stop().await;
         for credential in self.parts.credentials.values() {
             credential.stop().await;
         }

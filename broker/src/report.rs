@@ -2,6 +2,7 @@
 
 mod credentials;
 mod databases;
+mod events;
 mod stores;
 
 use keyferry_proto::v1::{
@@ -82,6 +83,7 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     stores::samples(&parts.guards, out);
     credentials::samples(&parts.credentials, out);
     databases::samples(&parts.leases, &parts.database_tokens, out);
+    events::samples(&parts.sources, out);
 }
 
 /// Of one listener.
@@ -118,6 +120,7 @@ fn store(parts: &Parts, name: &StoreName, summary: &StoreSummary) -> StoreStatus
         kind: summary.kind.into(),
         location: summary.location.clone(),
         credential: credential.map(|credential| credentials::status(credential)),
+        event_sources: events::status(&parts.sources, name),
         ..stores::status(name, parts.guards.get(name))
     }
 }

@@ -437,6 +437,7 @@ impl Azure {
             credential: "azure".to_owned(),
             address: Some(self.vault.address()),
             ca: Some(self.ca_file()),
+            poll_interval: Duration::ZERO,
             guard: unhurried(),
         }
     }

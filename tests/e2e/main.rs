@@ -27,6 +27,7 @@ mod reload;
 mod rights;
 mod sandbox;
 mod secret_manager;
+mod sources;
 mod state;
 mod state_command;
 #[cfg(feature = "etcd")]

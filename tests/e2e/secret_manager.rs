@@ -444,9 +444,11 @@ async fn with_metadata_budget(endpoint: &str, location: Option<&str>, patience: 
     };
     let settings = Settings {
         project: PROJECT.to_owned(),
+        project_number: None,
         location: location.map(str::to_owned),
         credential: "google".to_owned(),
         endpoint: Some(endpoint.to_owned()),
+        poll_interval: Duration::ZERO,
         guard: guard.clone(),
     };
     let credential = Credential::new(Box::new(Fixed), Arc::new(SystemClock));

@@ -66,7 +66,7 @@ fn read_one(s: &mut Section<'_, '_>) -> IssuerSettings {
     issuer
 }
 
-fn keys(s: &mut Section<'_, '_>) -> KeySource {
+pub(super) fn keys(s: &mut Section<'_, '_>) -> KeySource {
     let pinned = s.optional(
         "keys",
         &file(FileUse::Read),

@@ -6,6 +6,7 @@ mod credentials;
 mod databases;
 mod document;
 mod environment;
+mod events;
 mod files;
 mod given;
 mod identity;
@@ -37,6 +38,7 @@ use crate::databases::{DatabaseSettings, LeaseSettings};
 use crate::identity::token::IssuerSettings;
 use crate::names::{DatabaseName, StoreName};
 use crate::providers::credential::CredentialSettings;
+use crate::rotation::sources::EventSettings;
 use crate::secrets::CacheSettings;
 use crate::transport::{Limits, TlsSettings};
 use crate::{audit, telemetry};
@@ -69,6 +71,7 @@ pub struct Config {
     /// By the name that a store's `credential` has.
     pub credentials: BTreeMap<String, CredentialSettings>,
     pub stores: BTreeMap<StoreName, StoreSettings>,
+    pub events: BTreeMap<String, EventSettings>,
     pub state: crate::state::Settings,
     pub cache: CacheSettings,
     pub databases: BTreeMap<DatabaseName, DatabaseSettings>,
@@ -110,10 +113,14 @@ impl Config {
 
     fn read(reader: &mut Reader<'_>, host: &str) -> Self {
         let mut credential_names = credentials::Names::default();
-        let freshness;
+        let (stores, freshness);
+        let listen;
         Self {
             node: surroundings::node(reader, host),
-            listen: listen::read(reader),
+            listen: {
+                listen = listen::read(reader);
+                listen.clone()
+            },
             tls: tls::read(reader),
             limits: limits::read(reader),
             identity: identity::read(reader),
@@ -122,10 +129,10 @@ impl Config {
             quota: quota::read(reader),
             credentials: credentials::read(reader, &mut credential_names),
             stores: {
-                let (stores, lives) = stores::read(reader, &credential_names);
-                freshness = lives;
-                stores
+                (stores, freshness) = stores::read(reader, &credential_names);
+                stores.clone()
             },
+            events: events::read(reader, &stores, &credential_names, listen.web.is_some()),
             cache: CacheSettings { size: cache::read(reader), stores: freshness },
             state: state::read(reader),
             databases: databases::read(reader),

@@ -31,11 +31,14 @@ pub struct LocalStore {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GcpStore {
     pub project: String,
+    pub project_number: Option<u64>,
     /// Of a regional secret manager; the global one without it.
     pub location: Option<String>,
     /// A name under `[credentials]`.
     pub credential: String,
     pub endpoint: Option<String>,
+    /// Zero: never.
+    pub poll_interval: Duration,
     pub guard: GuardSettings,
 }
 
@@ -47,6 +50,8 @@ pub struct AzureStore {
     /// Where the vault is reached, when its name does not lead there.
     pub address: Option<SocketAddr>,
     pub ca: Option<PathBuf>,
+    /// Zero: never.
+    pub poll_interval: Duration,
     pub guard: GuardSettings,
 }
 
@@ -131,6 +136,11 @@ fn read_one(s: &mut Section<'_, '_>, credentials: &Names) -> StoreSettings {
     });
     let gcp = s.variant("gcp", is(StoreKind::Gcp), |s| GcpStore {
         project: s.required("project", project(), "The id of the project, not its number."),
+        project_number: s.optional(
+            "project_number",
+            &count(1..=i64::MAX.unsigned_abs()),
+            "The project's number, which the events of `[events.NAME]` call it by.",
+        ),
         location: s.optional("location", &location(), "The region of a regional secret manager."),
         credential: s.with_default(
             "credential",
@@ -139,6 +149,7 @@ fn read_one(s: &mut Section<'_, '_>, credentials: &Names) -> StoreSettings {
             "The entry of `[credentials]` to call it with.",
         ),
         endpoint: s.optional("endpoint", &service_url(), "Where the API is, when not at Google's public address."),
+        poll_interval: poll_interval(s),
         guard: guard(s, &GOOGLE),
     });
     let azure = s.variant("azure", is(StoreKind::Azure), |s| AzureStore {
@@ -151,6 +162,7 @@ fn read_one(s: &mut Section<'_, '_>, credentials: &Names) -> StoreSettings {
         ),
         address: s.optional("address", &address(), "Where to connect, when the vault's name does not lead there."),
         ca: s.optional("ca", &file(FileUse::Read), "CAs (PEM) of the vault's HTTPS, instead of the system's."),
+        poll_interval: poll_interval(s),
         guard: guard(s, &AZURE),
     });
     match kind {
@@ -164,6 +176,16 @@ fn read_one(s: &mut Section<'_, '_>, credentials: &Names) -> StoreSettings {
         }
         Some(StoreKind::Local) | None => StoreSettings::Local(local),
     }
+}
+
+fn poll_interval(s: &mut Section<'_, '_>) -> Duration {
+    s.with_default(
+        "poll_interval",
+        duration("0s", "24h"),
+        "15m",
+        "How often each secret that was read or changed here is looked at for what no event told. It takes a tenth of \
+         the metadata budget at most, and longer where that is not enough. `0s`: never.",
+    )
 }
 
 /// The budgets of one kind of store: the window that its provider counts over, and a key for each class.
@@ -236,7 +258,7 @@ fn guard(s: &mut Section<'_, '_>, budgets: &Budgets) -> GuardSettings {
     }
 }
 
-fn check_credential(s: &mut Section<'_, '_>, name: &str, cloud: Cloud, credentials: &Names) {
+pub(super) fn check_credential(s: &mut Section<'_, '_>, name: &str, cloud: Cloud, credentials: &Names) {
     let kind = match cloud {
         Cloud::Google => "google-metadata",
         Cloud::Azure => "azure-managed-identity",

@@ -14,6 +14,16 @@ pub(super) fn text(status: StatusCode, line: &str) -> Answer {
     answer
 }
 
+pub(super) fn json(value: &serde_json::Value) -> Answer {
+    of(StatusCode::OK, "application/json", value.to_string().into())
+}
+
+pub(super) fn empty(status: StatusCode) -> Answer {
+    let mut answer = Answer::default();
+    *answer.status_mut() = status;
+    answer
+}
+
 fn of(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;

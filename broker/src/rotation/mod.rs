@@ -8,6 +8,7 @@ pub mod holders;
 mod log;
 mod ring;
 pub mod schedule;
+pub mod sources;
 mod standing;
 pub mod strategies;
 mod tail;

@@ -225,6 +225,12 @@ impl Secrets {
         self.0.labels.tidy();
     }
 
+    /// Secrets of the store that were read here not long ago.
+    pub fn read_lately(&self, store: &StoreName) -> Vec<SecretName> {
+        let kept = self.0.values.kept();
+        kept.filter(|secret| secret.store() == store.as_str()).map(|secret| (*secret).clone()).collect()
+    }
+
     /// Breaks off loads and waits for changes. Whoever still waits for a load is told to go elsewhere.
     pub async fn stop(&self) {
         self.0.errands.end().await;

@@ -324,6 +324,22 @@ pub static CREDENTIAL_FAILURES: Metric = counter(
     &["credential"],
 );
 
+pub static EVENTS: Metric = counter(
+    "keyferry.events",
+    "keyferry_events_total",
+    "What sources of events told, by what became of it: changed, known, of_no_concern, unreadable, failed, refused.",
+    "{event}",
+    &["source", "outcome"],
+);
+
+pub static EVENTS_HEALTHY: Metric = gauge(
+    "keyferry.events.healthy",
+    "keyferry_events_healthy",
+    "0 while a source of events does not come through: it cannot be pulled from, or who delivers is turned away.",
+    "1",
+    &["source"],
+);
+
 pub static CACHE_READS: Metric = counter(
     "keyferry.cache.reads",
     "keyferry_cache_reads_total",
@@ -462,6 +478,8 @@ pub static ALL: &[&Metric] = &[
     &CREDENTIAL_HEALTHY,
     &CREDENTIAL_EXPIRY,
     &CREDENTIAL_FAILURES,
+    &EVENTS,
+    &EVENTS_HEALTHY,
     &CACHE_READS,
     &CACHE_ENTRIES,
     &CACHE_BYTES,

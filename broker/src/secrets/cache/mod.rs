@@ -208,6 +208,11 @@ where
         self.look(secret, key)?.outcome.as_ref().ok().cloned()
     }
 
+    /// Of which something good is kept, fresh or not.
+    pub(super) fn kept(&self) -> impl Iterator<Item = Arc<SecretName>> + '_ {
+        self.lines.iter().filter(|(_, line)| line.has_value()).map(|(secret, _)| secret)
+    }
+
     /// Something happened to the secret at `revision`: nothing that began to load before is served from here on. Once
     /// this has returned, `revision` may be told to callers.
     pub(super) fn invalidate(self: &Arc<Self>, secret: &SecretName, revision: Revision) {

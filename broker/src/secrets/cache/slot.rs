@@ -139,6 +139,10 @@ impl<K: Eq + Clone, V: Kept<Key = K>> Line<K, V> {
         (!kept.is_empty()).then_some(Self { slots: kept })
     }
 
+    pub(super) fn has_value(&self) -> bool {
+        self.slots.iter().any(|(_, slot)| slot.outcome.is_ok())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }

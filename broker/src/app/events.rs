@@ -1,0 +1,146 @@
+//! The sources of events, each with what it needs to be told or to ask.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Background, Credentials, StartError};
+use crate::clock::SharedClock;
+use crate::config::StoreSettings;
+use crate::gateway::Route;
+use crate::gateway::webhooks::{self, Room};
+use crate::identity::token::TokenVerifier;
+use crate::names::StoreName;
+use crate::providers::guard::Budget;
+use crate::rotation::Log;
+use crate::rotation::sources::{
+    EventSettings, Intake, Place, Places, Poll, Polled, Pull, SenderSettings, SourceSettings,
+};
+use crate::secrets::{Provider, Secrets};
+use crate::state::Leadership;
+
+/// What status and metrics read of the sources.
+#[derive(Debug, Default)]
+pub struct Sources {
+    pub told: Vec<Arc<Intake>>,
+    pub polled: BTreeMap<StoreName, Arc<Polled>>,
+    verifiers: Vec<Arc<TokenVerifier>>,
+}
+
+/// What all sources work on.
+pub(super) struct Around<'a> {
+    pub(super) stores: &'a BTreeMap<StoreName, StoreSettings>,
+    pub(super) providers: &'a BTreeMap<StoreName, Arc<dyn Provider>>,
+    pub(super) credentials: &'a Credentials,
+    pub(super) log: &'a Log,
+    pub(super) clock: &'a SharedClock,
+    pub(super) background: &'a Background,
+}
+
+impl Sources {
+    /// Begins to pull, and makes the routes for those who push.
+    pub(super) async fn open(
+        &mut self,
+        events: BTreeMap<String, EventSettings>,
+        room: &Room,
+        around: &Around<'_>,
+    ) -> Result<Vec<Route>, StartError> {
+        let mut routes = Vec::new();
+        for (name, settings) in events {
+            let intake = around.intake(name, &settings);
+            self.told.push(Arc::clone(&intake));
+            let pull = match settings.source {
+                SourceSettings::Push(push) => {
+                    let tokens = self.verifier(&push.sender, around.clock).await?;
+                    routes.push(webhooks::push(push, tokens, intake, room));
+                    continue;
+                }
+                SourceSettings::EventGrid(sender) => {
+                    let tokens = self.verifier(&sender, around.clock).await?;
+                    routes.extend(webhooks::event_grid(sender, tokens, intake, room));
+                    continue;
+                }
+                SourceSettings::Pull(pull) => pull,
+            };
+            let credential = around.credentials.get(&pull.credential).cloned();
+            let credential = credential.ok_or_else(|| StartError::EventCredential(intake.name().to_owned()))?;
+            around.background.spawn(Pull::new(intake, pull, credential).run());
+        }
+        Ok(routes)
+    }
+
+    /// Begins to look at every store that does not say never.
+    pub(super) fn poll(&mut self, secrets: &Secrets, leadership: &Leadership, around: &Around<'_>) {
+        for (store, settings) in around.stores {
+            let Some((interval, budget)) = polled(settings) else { continue };
+            let Some(provider) = around.providers.get(store) else { continue };
+            let account = Arc::new(Polled::default());
+            self.polled.insert(store.clone(), Arc::clone(&account));
+            let poll = Poll {
+                store: store.clone(),
+                provider: Arc::clone(provider),
+                interval,
+                gap: Poll::gap(budget.limit, budget.window),
+                secrets: secrets.clone(),
+                log: around.log.clone(),
+                leadership: leadership.clone(),
+                clock: Arc::clone(around.clock),
+                account,
+            };
+            around.background.spawn(poll.run());
+        }
+    }
+
+    pub(super) async fn stop(&self) {
+        for verifier in &self.verifiers {
+            verifier.stop().await;
+        }
+    }
+
+    async fn verifier(
+        &mut self,
+        sender: &SenderSettings,
+        clock: &SharedClock,
+    ) -> Result<Arc<TokenVerifier>, StartError> {
+        let verifier = TokenVerifier::start(sender.issuers.clone(), Arc::clone(clock)).await?;
+        self.verifiers.push(Arc::clone(&verifier));
+        Ok(verifier)
+    }
+}
+
+impl Around<'_> {
+    fn intake(&self, name: String, settings: &EventSettings) -> Arc<Intake> {
+        let kind = match settings.source {
+            SourceSettings::Pull(_) => "pubsub",
+            SourceSettings::Push(_) => "pubsub-push",
+            SourceSettings::EventGrid(_) => "event-grid",
+        };
+        let told = || settings.stores.iter();
+        let places = told().filter_map(|store| Some((store.clone(), place(self.stores.get(store)?)?)));
+        let providers = told().filter_map(|store| Some((store.clone(), Arc::clone(self.providers.get(store)?))));
+        Intake::new((name, kind), Places::new(places), providers.collect(), self.log.clone(), Arc::clone(self.clock))
+    }
+}
+
+fn place(settings: &StoreSettings) -> Option<Place> {
+    match settings {
+        StoreSettings::Local(_) => None,
+        StoreSettings::Gcp(gcp) => Some(Place::Google {
+            project: gcp.project.clone(),
+            number: gcp.project_number?,
+            location: gcp.location.clone(),
+        }),
+        StoreSettings::Azure(azure) => {
+            let host = azure.vault_url.strip_prefix("https://")?;
+            Some(Place::Vault { host: host.trim_end_matches('/').to_owned() })
+        }
+    }
+}
+
+fn polled(settings: &StoreSettings) -> Option<(std::time::Duration, Budget)> {
+    let (interval, guard) = match settings {
+        StoreSettings::Local(_) => return None,
+        StoreSettings::Gcp(gcp) => (gcp.poll_interval, &gcp.guard),
+        StoreSettings::Azure(azure) => (azure.poll_interval, &azure.guard),
+    };
+    (!interval.is_zero()).then_some((interval, guard.metadata))
+}
