@@ -42,7 +42,7 @@ impl Scene {
         let cluster = Cluster::start(&ca);
         let directory = TempDir::new().unwrap();
         // Longer than any run takes: what was promised must be there at its end.
-        let long = "groups = [\"orders_read\"]\ndefault_ttl = \"24h\"\nmax_ttl = \"24h\"";
+        let long = "groups = [\"orders_read\"]\ndefault_ttl = \"12h\"\nmax_ttl = \"12h\"";
         let database = cluster.configuration().replace("groups = [\"orders_read\"]", long);
         prepare(directory.path(), &ca, &format!("{database}{LEASES}"));
         std::fs::write(directory.path().join("policy/mint.cedar"), POLICY).unwrap();
