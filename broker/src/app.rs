@@ -34,7 +34,9 @@ use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::{DatabaseName, StoreName};
 use crate::report;
 use crate::rotation;
-use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Router, SecretRpc, TokenRpc};
+use crate::rotation::subscribers::Subscribers;
+use crate::rotation::watch::{Sight, Watches};
+use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, RotationRpc, Router, SecretRpc, TokenRpc};
 use crate::secrets::Secrets;
 use crate::state::{self, State, Store};
 use crate::status::REASON_NAMES;
@@ -80,6 +82,7 @@ pub struct Parts {
     pub guards: Guards,
     pub state: State,
     pub leases: Leases,
+    pub watches: Watches,
     pub database_tokens: Tokens,
     pub rotation: rotation::Log,
     pub credentials: Credentials,
@@ -113,6 +116,8 @@ pub enum StartError {
     Database(DatabaseName, #[source] postgres::OpenError),
     #[error("{0} takes its password from {1}, a store that is not configured")]
     DatabaseStore(DatabaseName, String),
+    #[error("the subscribers have no key in the state; report this")]
+    Subscribers(#[from] state::KeyError),
     #[error("the leases cannot be opened")]
     Leases(#[from] leases::OpenError),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
@@ -177,6 +182,7 @@ impl Broker {
         let (log, recovery) = audit::Log::open(config.audit, &config.node.name, Arc::clone(&clock))?;
         tracing::info!(next_sequence = recovery.next_sequence, "audit log opened");
         let policies = PolicyStore::open(config.policy.directory, Arc::clone(&clock))?;
+        let streams_per_caller = config.quota.streams;
         let gate = Arc::new(Gate::new(policies, Quota::new(config.quota, Arc::clone(&clock))));
         let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
         let stores = stores::open(config.stores.clone(), config.credentials, &clock).await?;
@@ -209,6 +215,15 @@ impl Broker {
         };
         let routes = sources.open(config.events, &Room::new(config.limits.request_timeout), &around).await?;
         sources.poll(&secrets, &state.leadership(), &around);
+        let drain = Drain::new();
+        let subscribers = Subscribers::start(
+            state.clone(),
+            config.node.name.clone(),
+            Arc::clone(&clock),
+            background.stop.child_token(),
+        )?;
+        let sight = Sight { gate: Arc::clone(&gate), secrets: secrets.clone(), clock: Arc::clone(&clock) };
+        let watches = Watches::new(rotation.clone(), sight, subscribers, drain.token(), streams_per_caller);
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let web = match config.listen.web {
             Some(address) => Some(WebPort::open(address, &config.tls, Arc::clone(&clock)).await?),
@@ -219,7 +234,6 @@ impl Broker {
             None => (None, None),
         };
 
-        let drain = Drain::new();
         let parts = Arc::new(Parts {
             node: config.node.name,
             started: clock.now(),
@@ -235,6 +249,7 @@ impl Broker {
             state,
             secrets: secrets.clone(),
             leases: leases.clone(),
+            watches: watches.clone(),
             database_tokens: databases.tokens.clone(),
             rotation,
             sources,
@@ -246,10 +261,12 @@ impl Broker {
             OperatorRpc { status: report_of(&parts), secrets: secrets.clone(), tokens: Arc::clone(&parts.tokens) };
         let page_tokens = Arc::new(PageTokens::new()?);
         let secrets = SecretRpc { secrets, page_tokens: Arc::clone(&page_tokens) };
+        let rotations = RotationRpc { watches, page_tokens: Arc::clone(&page_tokens) };
         let tokens = TokenRpc { leases, tokens: databases.tokens, page_tokens };
         let health_service = HealthService::from_health_reporter(health.clone());
         let stack = Stack::new(Layers {
             in_flight: Arc::new(Semaphore::new(config.limits.calls_in_flight)),
+            streams: Arc::new(Semaphore::new(config.limits.streams)),
             quiet_in_flight: Arc::new(Semaphore::new(config.limits.calls_in_flight)),
             drain: drain.clone(),
             request_timeout: config.limits.request_timeout,
@@ -259,7 +276,7 @@ impl Broker {
             clock,
             authenticator: Arc::new(Authenticator::new(config.identity.certificate_names, Arc::clone(&parts.tokens))),
             gate,
-            router: Router::new(secrets, tokens, operator, health_service, config.limits.message_bytes)?,
+            router: Router::new(secrets, tokens, rotations, operator, health_service, config.limits.message_bytes)?,
             request_ids: RequestIds::new()?,
             metrics: Arc::clone(&metrics),
             traces,
@@ -325,6 +342,7 @@ impl Broker {
             credential.stop().await;
         }
         self.parts.leases.stop().await;
+        self.parts.watches.subscribers().stop().await;
         // After whatever writes to it, and before the log that says so.
         self.parts.state.close().await;
         let log = self.parts.log.clone();

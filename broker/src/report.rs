@@ -4,6 +4,7 @@ mod credentials;
 mod databases;
 mod events;
 mod stores;
+mod watches;
 
 use keyferry_proto::v1::{
     AuditStatus, BrokerStatus, BuildInfo, CacheStatus, ErrorDetail, ErrorReason, HealthState, IssuerStatus,
@@ -84,6 +85,7 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     credentials::samples(&parts.credentials, out);
     databases::samples(&parts.leases, &parts.database_tokens, out);
     events::samples(&parts.sources, out);
+    watches::samples(&parts.watches, out);
 }
 
 /// Of one listener.

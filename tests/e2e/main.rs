@@ -42,4 +42,6 @@ mod token_replicas;
 mod tokens;
 mod transport;
 mod visibility;
+mod watch;
+
 mod web;

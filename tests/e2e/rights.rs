@@ -12,9 +12,11 @@ use keyferry_broker::databases::leases::{LEASES, Lease, Stage};
 use keyferry_broker::names::{LeaseName, RoleName};
 use keyferry_broker::rpc::METHODS;
 use keyferry_broker::state::{Embedded, EmbeddedSettings, Key, Outcome, Store as _, Txn};
+use keyferry_proto::v1::{AcknowledgeRotationRequest, RotationFilter, WatchRotationsRequest};
 use keyferry_tests::broker::{POLICY, TestBroker, prepare};
 use keyferry_tests::issuer::Issuer;
 use keyferry_tests::pki::{Ca, trusting};
+use prost::Message as _;
 use serde_json::json;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
@@ -166,6 +168,7 @@ async fn record_lease(directory: &Path) {
 /// Field 1 is the name or parent in all methods that are about one thing. The lease to be renewed is the operator's, and
 /// hidden from all others; `RevokeLease` is asked for all leases of a database.
 fn body_for(path: &str) -> Vec<u8> {
+    const SECRET: &str = "stores/local/secrets/a";
     let name: &str = match path.rsplit('/').next().unwrap() {
         "ListSecrets" => "stores/local",
         "EnableSecretVersion" | "DisableSecretVersion" => "stores/local/secrets/a/versions/1",
@@ -174,7 +177,17 @@ fn body_for(path: &str) -> Vec<u8> {
         "MintDatabaseToken" => "databases/shop/roles/reader",
         "RenewLease" => "leases/0123",
         "RevokeLease" => return [&[0x12, 16, 0x0a, 14][..], b"databases/shop"].concat(),
-        _ if path.contains("SecretService") || path.ends_with("RefreshSecret") => "stores/local/secrets/a",
+        "WatchRotations" => {
+            let filter = RotationFilter { names: vec![SECRET.to_owned()], ..RotationFilter::default() };
+            let request = WatchRotationsRequest { filter: Some(filter), ..WatchRotationsRequest::default() };
+            return request.encode_to_vec();
+        }
+        "AcknowledgeRotation" => {
+            let (subscriber, versions) = ("gateway".to_owned(), vec![format!("{SECRET}/versions/1")]);
+            let request = AcknowledgeRotationRequest { subscriber, versions, ..AcknowledgeRotationRequest::default() };
+            return request.encode_to_vec();
+        }
+        _ if path.contains("SecretService") || path.ends_with("RefreshSecret") => SECRET,
         _ => return Vec::new(),
     };
     [&[0x0a, u8::try_from(name.len()).unwrap()][..], name.as_bytes()].concat()

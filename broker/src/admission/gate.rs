@@ -107,6 +107,11 @@ impl Gate {
         self.inquiry(caller, action, class, circumstances).admit(resource)
     }
 
+    /// Whether the policies in force look at the labels of what the action is asked of.
+    pub fn reads_labels(&self, action: Action) -> bool {
+        self.policies.current().reads_labels(action)
+    }
+
     /// Whether policy would allow it, for leaving things out of a list. Not a permit, and nothing is counted.
     pub fn allows(&self, caller: &Caller, action: Action, resource: &Resource, circumstances: Circumstances) -> bool {
         let policies = self.policies.current();
@@ -151,7 +156,8 @@ impl Inquiry<'_> {
     }
 }
 
-fn denied(caller: &Caller, action: Action, resource: &Resource) -> Failure {
+/// What those hear whom policy refuses, whether or not there is such a thing.
+pub(crate) fn denied(caller: &Caller, action: Action, resource: &Resource) -> Failure {
     let message = format!(
         "{} may not {} on {}, or it does not exist; ExplainAccess tells why",
         caller.id(),

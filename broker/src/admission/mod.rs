@@ -14,6 +14,7 @@ mod tests;
 
 pub use action::{Action, Circumstances, Resource};
 pub use explain::{Explanation, Weighed};
+pub(crate) use gate::denied;
 pub use gate::{Gate, Inquiry, Permit, Refused};
 pub use policy::{Policies, PolicyError, Verdict};
 pub use profile::{CertificateFacts, DescribedCertificate, Description, Profile, TokenFacts};

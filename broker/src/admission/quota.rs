@@ -22,6 +22,8 @@ pub struct QuotaSettings {
     pub mint: Bucket,
     pub change: Bucket,
     pub operate: Bucket,
+    /// Streams that a caller may hold open.
+    pub streams: usize,
     /// A caller that touches more secrets than this within the window is taken for a scraper.
     pub distinct_secrets: u32,
     pub distinct_window: Duration,

@@ -240,6 +240,7 @@ fn settings() -> QuotaSettings {
         mint: bucket,
         change: bucket,
         operate: bucket,
+        streams: 2,
         distinct_secrets: 2,
         distinct_window: Duration::from_secs(100),
     }

@@ -57,6 +57,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Limits {
                 "10000",
                 "Calls under way in the whole process; further ones are refused at once. Health checks have as many places of their own.",
             ),
+            streams: s.with_default(
+                "streams",
+                count(1..=1_000_000),
+                "20000",
+                "Watches open in the whole process; they hold no place of calls_in_flight. Further ones are refused at once.",
+            ),
             default_deadline: s.with_default(
                 "default_deadline",
                 duration("100ms", "10m"),

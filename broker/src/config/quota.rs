@@ -33,6 +33,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> QuotaSettings {
             ["20", "40"],
             ["Operators' calls per second.", "Such calls at once, after a pause."],
         ),
+        streams: s.with_default("streams", count(1..=1_000_000), "100", "Streams open at a time."),
         distinct_secrets: s.with_default(
             "distinct_secrets",
             count(1..=1_000_000),

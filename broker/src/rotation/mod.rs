@@ -11,7 +11,9 @@ pub mod schedule;
 pub mod sources;
 mod standing;
 pub mod strategies;
+pub mod subscribers;
 mod tail;
+pub mod watch;
 
 pub use event::{Event, EventKind, Fact, Observation, Origin, VersionMark};
 pub use log::{Log, Observed};

@@ -13,8 +13,11 @@ mod router;
 mod secret_access;
 mod secret_messages;
 mod secrets;
+mod subscribers;
 mod token_messages;
 mod tokens;
+mod watch;
+mod watch_messages;
 
 pub use call::{Call, unrecorded};
 pub(crate) use caller_message::{json_of, json_of_struct};
@@ -22,6 +25,7 @@ pub use methods::{Access, AuditKind, METHOD_NAMES, METHODS, Method, Service, fin
 pub use operator::{OperatorRpc, StatusReport};
 pub use page_token::{Binding, PageTokens};
 pub use proto_time::timestamp;
+pub use rotations::RotationRpc;
 pub use router::Router;
 pub(crate) use secret_messages::error_detail;
 pub use secrets::SecretRpc;

@@ -1,4 +1,6 @@
-//! `RotationService`: answers that it is to come, to callers who are known.
+//! `RotationService`: proto in, domain call, proto out.
+
+use std::sync::Arc;
 
 use keyferry_proto::v1::rotation_service_server::RotationService;
 use keyferry_proto::v1::{
@@ -10,9 +12,16 @@ use keyferry_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::call::{not_yet, reply};
+use super::page_token::PageTokens;
+use super::subscribers;
+use crate::rotation::watch::Watches;
 
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RotationRpc;
+/// The service, on the watches and the gate that each call brings along.
+#[derive(Clone, Debug)]
+pub struct RotationRpc {
+    pub watches: Watches,
+    pub page_tokens: Arc<PageTokens>,
+}
 
 #[tonic::async_trait]
 impl RotationService for RotationRpc {
@@ -53,6 +62,7 @@ impl RotationService for RotationRpc {
         reply(request, |_, _| not_yet("RetireRotation")).await
     }
 
+    /// The router takes it past this service, to [`super::watch::WatchRpc`].
     async fn watch_rotations(
         &self,
         request: Request<WatchRotationsRequest>,
@@ -64,13 +74,13 @@ impl RotationService for RotationRpc {
         &self,
         request: Request<AcknowledgeRotationRequest>,
     ) -> Result<Response<AcknowledgeRotationResponse>, Status> {
-        reply(request, |_, _| not_yet("AcknowledgeRotation")).await
+        reply(request, |call, message| subscribers::acknowledge(&self.watches, call, message)).await
     }
 
     async fn list_subscribers(
         &self,
         request: Request<ListSubscribersRequest>,
     ) -> Result<Response<ListSubscribersResponse>, Status> {
-        reply(request, |_, _| not_yet("ListSubscribers")).await
+        reply(request, |call, message| subscribers::list(&self.watches, &self.page_tokens, call, message)).await
     }
 }

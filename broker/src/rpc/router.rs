@@ -17,6 +17,7 @@ use super::operator::OperatorRpc;
 use super::rotations::RotationRpc;
 use super::secrets::SecretRpc;
 use super::tokens::TokenRpc;
+use super::watch::WatchRpc;
 
 /// The generated servers, each bounded in what it decodes.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub struct Router {
     secrets: SecretServiceServer<SecretRpc>,
     tokens: TokenServiceServer<TokenRpc>,
     rotations: RotationServiceServer<RotationRpc>,
+    watch: WatchRpc,
     operator: OperatorServiceServer<OperatorRpc>,
     health: HealthServer<HealthService>,
     reflection: BoxCloneSyncService<Request<Body>, Response<Body>, std::convert::Infallible>,
@@ -33,6 +35,7 @@ impl Router {
     pub fn new(
         secrets: SecretRpc,
         tokens: TokenRpc,
+        rotations: RotationRpc,
         operator: OperatorRpc,
         health: HealthService,
         message_bytes: usize,
@@ -47,7 +50,8 @@ impl Router {
         Ok(Self {
             secrets: SecretServiceServer::new(secrets).max_decoding_message_size(message_bytes),
             tokens: TokenServiceServer::new(tokens).max_decoding_message_size(message_bytes),
-            rotations: RotationServiceServer::new(RotationRpc).max_decoding_message_size(message_bytes),
+            watch: WatchRpc { watches: rotations.watches.clone(), message_bytes },
+            rotations: RotationServiceServer::new(rotations).max_decoding_message_size(message_bytes),
             operator: OperatorServiceServer::new(operator).max_decoding_message_size(message_bytes),
             health: HealthServer::new(health).max_decoding_message_size(message_bytes),
             reflection: BoxCloneSyncService::new(reflection.max_decoding_message_size(message_bytes)),
@@ -58,6 +62,7 @@ impl Router {
         let answer = match method.service {
             Service::Secrets => self.secrets.clone().call(request).await,
             Service::Tokens => self.tokens.clone().call(request).await,
+            Service::Rotations if method.streams => self.watch.call(request).await,
             Service::Rotations => self.rotations.clone().call(request).await,
             Service::Operator => self.operator.clone().call(request).await,
             Service::Health => self.health.clone().call(request).await,

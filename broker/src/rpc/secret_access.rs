@@ -90,7 +90,7 @@ pub(super) async fn admit(secrets: &Secrets, call: &Call, wanted: Wanted<'_>) ->
 }
 
 /// A secret that its labels hide from the caller is answered as if it were not there.
-async fn ask(secrets: &Secrets, call: &Call, action: Action, wanted: Wanted<'_>) -> Result<Permit, Refused> {
+pub(super) async fn ask(secrets: &Secrets, call: &Call, action: Action, wanted: Wanted<'_>) -> Result<Permit, Refused> {
     let Wanted { secret, wrong, creation } = wanted;
     let resource = |labels: Labels| Resource::Secret(secret.clone(), labels);
     let uncreatable = creation.and_then(|_| secrets.check_creation(secret).err());

@@ -4,10 +4,16 @@ use super::key::Key;
 use super::record::{Fault, Known, content};
 use crate::databases::leases::{Deployment, Lease, Request};
 use crate::rotation::Standing;
+use crate::rotation::subscribers::Subscriber;
 
 /// A record of a kind that is not here belongs to another release.
-pub static KINDS: [Known; 4] =
-    [Known::of::<Lease>(), Known::of::<Request>(), Known::of::<Deployment>(), Known::of::<Standing>()];
+pub static KINDS: [Known; 5] = [
+    Known::of::<Lease>(),
+    Known::of::<Request>(),
+    Known::of::<Deployment>(),
+    Known::of::<Standing>(),
+    Known::of::<Subscriber>(),
+];
 
 /// Why the bytes under the key cannot be read; absent where they can.
 pub fn fault(kinds: &[Known], key: &Key, bytes: &[u8]) -> Option<Fault> {

@@ -206,6 +206,36 @@ pub static LEASE_OVERDUE: Metric = gauge(
     &[],
 );
 
+pub static STREAMS: Metric =
+    gauge("keyferry.watch.streams", "keyferry_watch_streams", "Watches open at this replica.", "{stream}", &[]);
+
+pub static SUBSCRIBERS: Metric = gauge(
+    "keyferry.watch.subscribers",
+    "keyferry_watch_subscribers",
+    "Subscribers known, of all replicas, those included that went away lately.",
+    "{subscriber}",
+    &[],
+);
+
+pub static WATCH_MESSAGES: Metric = counter(
+    "keyferry.watch.messages",
+    "keyferry_watch_messages_total",
+    "Messages sent on watches, by kind: snapshots, counted when complete, batches of events, and bookmarks.",
+    "{message}",
+    &["kind"],
+);
+
+pub static WATCH_EVENTS: Metric =
+    counter("keyferry.watch.events", "keyferry_watch_events_total", "Events sent on watches.", "{event}", &[]);
+
+pub static WATCH_RESYNCS: Metric = counter(
+    "keyferry.watch.resyncs",
+    "keyferry_watch_resyncs_total",
+    "Times that a subscriber had to start over, by reason.",
+    "{resync}",
+    &["reason"],
+);
+
 pub static POLICIES: Metric =
     gauge("keyferry.policy.count", "keyferry_policies", "Policies in the set in use.", "{policy}", &[]);
 
@@ -463,6 +493,11 @@ pub static ALL: &[&Metric] = &[
     &LEASES,
     &LEASES_FAILING,
     &LEASE_OVERDUE,
+    &STREAMS,
+    &SUBSCRIBERS,
+    &WATCH_MESSAGES,
+    &WATCH_EVENTS,
+    &WATCH_RESYNCS,
     &POLICIES,
     &POLICY_INFO,
     &POLICY_LOADED,

@@ -34,6 +34,11 @@ impl Drain {
         self.tasks.wait().await;
     }
 
+    /// Cancelled when the drain starts, for those who know of no transport.
+    pub fn token(&self) -> CancellationToken {
+        self.begun.clone()
+    }
+
     /// Keeps `drained` pending for as long as the token lives.
     pub(super) fn hold(&self) -> TaskTrackerToken {
         self.tasks.token()

@@ -47,6 +47,8 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Calls under way in the whole process; beyond it they are shed at once.
     pub calls_in_flight: usize,
+    /// Open streams in the whole process, beside the calls under way.
+    pub streams: usize,
     pub default_deadline: Duration,
     pub maximum_deadline: Duration,
     pub keepalive_interval: Duration,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
@@ -40,6 +40,8 @@ pub struct Stack(Arc<Layers>);
 #[derive(Debug)]
 pub struct Layers {
     pub in_flight: Arc<Semaphore>,
+    /// Places of open streams: one that is quiet for days shall not keep a call out.
+    pub streams: Arc<Semaphore>,
     /// Places of health checks and schema look-ups: neither they nor the other calls can crowd the others out.
     pub quiet_in_flight: Arc<Semaphore>,
     pub drain: Drain,
@@ -89,19 +91,21 @@ impl Layers {
             None => (usize::MAX, None),
         };
         let timer = self.metrics.begin(place);
+        let streams = method.is_some_and(|method| method.streams);
         // Shed before anything is spent on the call. A shed call is counted, not audited: it touched nothing.
-        let Ok(slot) = Arc::clone(self.places(method)).try_acquire_owned() else {
+        let Some((slot, opening)) = self.take_places(method) else {
             self.metrics.failed(Reason::Overloaded.name());
             let response = refusal(overloaded());
             timer.finish(code_of(&response));
             return response;
         };
         let mut response = self.traced(method, request).await;
+        drop(opening);
         let code = code_of(&response);
         let opener = response.extensions_mut().remove::<Opener>();
         response.map(|body| {
             let answer = Answer::new(body, code, timer, slot);
-            if !method.is_some_and(|method| method.streams) {
+            if !streams {
                 return Body::new(answer);
             }
             let end = stream_end(self.drain.clone(), Arc::clone(&self.authenticator), opener);
@@ -109,10 +113,16 @@ impl Layers {
         })
     }
 
-    fn places(&self, method: Option<&'static Method>) -> &Arc<Semaphore> {
+    /// The place that the answer keeps, and for a stream the one that it needs until it is open.
+    fn take_places(
+        &self,
+        method: Option<&'static Method>,
+    ) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
+        let take = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
         match method {
-            Some(method) if method.audit == AuditKind::Quiet => &self.quiet_in_flight,
-            Some(_) | None => &self.in_flight,
+            Some(method) if method.audit == AuditKind::Quiet => Some((take(&self.quiet_in_flight)?, None)),
+            Some(method) if method.streams => Some((take(&self.streams)?, Some(take(&self.in_flight)?))),
+            Some(_) | None => Some((take(&self.in_flight)?, None)),
         }
     }
 
@@ -301,7 +311,8 @@ fn code_of(response: &Response<Body>) -> Code {
 }
 
 fn overloaded() -> Failure {
-    let message = "the broker has as many calls under way as [limits] calls_in_flight allows; retry after a moment";
+    let message = "the broker has as many calls under way, or streams open, as [limits] calls_in_flight and streams allow; retry \
+                   after a moment";
     Failure::new(Reason::Overloaded, message).retry_after(Duration::from_millis(500))
 }
 

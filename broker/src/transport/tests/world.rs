@@ -181,6 +181,7 @@ pub(in crate::transport) fn limits() -> Limits {
         message_bytes: 256 * 1024,
         request_timeout: Duration::from_secs(30),
         calls_in_flight: 1000,
+        streams: 1000,
         default_deadline: Duration::from_secs(30),
         maximum_deadline: Duration::from_secs(60),
         keepalive_interval: Duration::from_secs(30),

@@ -1,0 +1,155 @@
+//! All subscribers in memory, of all replicas. The state is the truth; this follows it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::record::{Subscriber, SubscriberName};
+use crate::clock::Timestamp;
+use crate::digest::Digest;
+use crate::state::Revision;
+
+/// The caller's id, and the name it gave.
+pub type Place = (Arc<str>, SubscriberName);
+
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    held: BTreeMap<Place, Held>,
+    /// By their digests.
+    callers: HashMap<String, Caller>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) subscriber: Arc<Subscriber>,
+    pub(super) revision: Revision,
+}
+
+#[derive(Debug)]
+struct Caller {
+    id: Arc<str>,
+    subscribers: usize,
+}
+
+impl Book {
+    pub(super) fn get(&self, place: &Place) -> Option<&Held> {
+        self.held.get(place)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Ordered by caller and name.
+    pub(super) fn after<'a>(&'a self, place: Option<&Place>) -> impl Iterator<Item = &'a Held> {
+        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
+        self.held.range((from, Bound::Unbounded)).map(|(_, held)| held)
+    }
+
+    /// What the state says, if it is news.
+    pub(super) fn put(&mut self, subscriber: Subscriber, revision: Revision) {
+        let known = self.callers.entry(digest(&subscriber.caller));
+        let caller = known.or_insert_with(|| Caller { id: Arc::clone(&subscriber.caller), subscribers: 0 });
+        let place = (Arc::clone(&caller.id), subscriber.name.clone());
+        if self.held.get(&place).is_some_and(|held| held.revision > revision) {
+            return;
+        }
+        if self.held.insert(place, Held { subscriber: Arc::new(subscriber), revision }).is_none() {
+            caller.subscribers += 1;
+        }
+    }
+
+    /// Deleted at `revision`; what was written later stays.
+    pub(super) fn remove(&mut self, place: &Place, revision: Revision) {
+        if self.held.get(place).is_none_or(|held| held.revision > revision) {
+            return;
+        }
+        self.held.remove(place);
+        let digest = digest(&place.0);
+        if let Some(caller) = self.callers.get_mut(&digest) {
+            caller.subscribers -= 1;
+            if caller.subscribers == 0 {
+                self.callers.remove(&digest);
+            }
+        }
+    }
+
+    /// Where a record's key points to.
+    pub(super) fn place(&self, digest: &str, name: &str) -> Option<Place> {
+        let caller = self.callers.get(digest)?;
+        Some((Arc::clone(&caller.id), SubscriberName::parse(name).ok()?))
+    }
+
+    /// Whoever of the caller's was gone for longest, once it has more than `most`.
+    pub(super) fn surplus(&self, caller: &Arc<str>, most: usize) -> Option<Held> {
+        let known = self.callers.get(&digest(caller))?;
+        if known.subscribers < most {
+            return None;
+        }
+        let of_caller = self.held.iter().filter(|((id, _), _)| id == caller).map(|(_, held)| held);
+        let gone = of_caller.filter(|held| held.subscriber.stream.is_none());
+        gone.min_by_key(|held| held.subscriber.last_seen).cloned()
+    }
+
+    /// Those whose last stream ended longer ago than `span`.
+    pub(super) fn gone_for(&self, span: Duration, now: Timestamp) -> Vec<Held> {
+        let gone = |held: &&Held| held.subscriber.stream.is_none() && now.since(held.subscriber.last_seen) > span;
+        self.held.values().filter(gone).cloned().collect()
+    }
+}
+
+/// How the keys of records name a caller.
+pub(super) fn digest(caller: &str) -> String {
+    Digest::of(caller.as_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::watch::Filter;
+
+    fn subscriber(caller: &str, name: &str, seen: u64) -> Subscriber {
+        let filter = Filter::new(&[], vec!["stores/".to_owned()], BTreeMap::new()).unwrap();
+        Subscriber::new(caller.into(), SubscriberName::parse(name).unwrap(), filter, Timestamp::from_secs(seen))
+    }
+
+    fn names(book: &Book, after: Option<&Place>) -> Vec<String> {
+        book.after(after).map(|held| format!("{}/{}", held.subscriber.caller, held.subscriber.name.as_str())).collect()
+    }
+
+    #[test]
+    fn what_is_older_than_what_is_known_changes_nothing() {
+        let mut book = Book::default();
+        book.put(subscriber("b", "x", 2), Revision::new(2));
+        book.put(subscriber("b", "x", 1), Revision::new(1));
+        let place = book.place(&digest("b"), "x").unwrap();
+        assert_eq!(book.get(&place).unwrap().subscriber.last_seen, Timestamp::from_secs(2));
+        book.remove(&place, Revision::new(1));
+        assert!(book.get(&place).is_some());
+        book.remove(&place, Revision::new(3));
+        assert!(book.get(&place).is_none() && book.place(&digest("b"), "x").is_none());
+    }
+
+    #[test]
+    fn a_list_goes_on_after_its_last_entry() {
+        let mut book = Book::default();
+        for (caller, name) in [("b", "a"), ("a", "z"), ("a", "b")] {
+            book.put(subscriber(caller, name, 1), Revision::new(1));
+        }
+        assert_eq!(names(&book, None), ["a/b", "a/z", "b/a"]);
+        assert_eq!(names(&book, Some(&("a".into(), SubscriberName::parse("b").unwrap()))), ["a/z", "b/a"]);
+        assert_eq!(names(&book, Some(&("a".into(), SubscriberName::parse("c").unwrap()))), ["a/z", "b/a"]);
+    }
+
+    #[test]
+    fn of_too_many_names_the_one_that_was_gone_for_longest_makes_room() {
+        let mut book = Book::default();
+        for (name, seen) in [("x", 3), ("y", 1), ("z", 2)] {
+            book.put(subscriber("a", name, seen), Revision::new(1));
+        }
+        assert!(book.surplus(&"a".into(), 4).is_none() && book.surplus(&"b".into(), 0).is_none());
+        assert_eq!(book.surplus(&"a".into(), 3).unwrap().subscriber.name.as_str(), "y");
+        assert_eq!(book.gone_for(Duration::from_secs(1), Timestamp::from_secs(4)).len(), 2);
+    }
+}
