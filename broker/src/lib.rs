@@ -15,6 +15,7 @@ pub mod identity;
 pub mod names;
 pub mod providers;
 pub mod report;
+pub mod requests;
 pub mod rotation;
 pub mod rpc;
 pub mod secrets;

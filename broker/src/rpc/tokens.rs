@@ -19,10 +19,11 @@ use super::secret_messages::bad_name;
 use super::token_messages::{self, client_key};
 use crate::admission::{Action, Resource};
 use crate::audit::Receipt;
-use crate::databases::leases::{self, Lease, Leases, RequestId, Wish, no_such_lease};
+use crate::databases::leases::{self, Lease, Leases, Wish, no_such_lease};
 use crate::databases::tokens::{self, Tokens};
 use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, LeaseName, RoleName};
+use crate::requests::RequestId;
 
 /// How long an answer waits for a revoked user to be gone; the decision is durable before.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(3);

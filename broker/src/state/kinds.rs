@@ -2,7 +2,8 @@
 
 use super::key::Key;
 use super::record::{Fault, Known, content};
-use crate::databases::leases::{Deployment, Lease, Request};
+use crate::databases::leases::{Deployment, Lease};
+use crate::requests::Request;
 use crate::rotation::Standing;
 use crate::rotation::subscribers::Subscriber;
 

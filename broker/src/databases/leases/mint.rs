@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::minted::{Delivery, Minted};
 use super::record::{Cause, Lease, Stage};
-use super::request::{Remembered, RequestId};
 use super::{Database, Inner, Leases, Point, new_name};
 use crate::admission::{Action, Permit, Resource};
 use crate::clock::Timestamp;
@@ -13,6 +12,7 @@ use crate::databases::users::{NewUser, Tag, UserName, new_password};
 use crate::databases::{LeaseSettings, RoleSettings};
 use crate::error::{Failure, Reason};
 use crate::names::{LeaseName, RoleName};
+use crate::requests::{Remembered, RequestId, under_way};
 use crate::state::Revision;
 
 /// What a caller wishes for. Its own credential's end bounds what it gets.
@@ -95,9 +95,10 @@ impl Mint {
         let inner = Arc::clone(&self.inner);
         let remembered = match &self.request {
             None => None,
-            Some(id) => Some(inner.remembered(&self.lease.owner, id).await?),
+            Some(id) => Some(id.remembered(&inner.state, &self.lease.owner, inner.clock.now()).await?),
         };
-        if let Some(earlier) = remembered.as_ref().and_then(|remembered| remembered.earlier.clone())
+        if let Some(earlier) = remembered.as_ref().and_then(|remembered| remembered.answer.as_deref())
+            && let Ok(earlier) = LeaseName::parse(earlier)
             && let Some((lease, revision)) = inner.repeatable(&earlier).await?
         {
             return self.renew_password(lease, revision).await;
@@ -112,7 +113,7 @@ impl Mint {
     async fn make(self, remembered: Option<Remembered>) -> Result<Minted, Failure> {
         let (inner, name) = (Arc::clone(&self.inner), self.lease.name.clone());
         let remember = |txn| match &remembered {
-            Some(remembered) => remembered.write(txn, Some(&name), self.lease.created),
+            Some(remembered) => remembered.write(txn, Some(name.as_str()), self.lease.created),
             None => txn,
         };
         // Without an answer of the state it may be on record, and no more than that: whoever leads will close it.
@@ -227,9 +228,4 @@ fn room(live: usize, owner: &str, settings: &LeaseSettings) -> Result<(), Failur
     let message =
         format!("{owner} holds {limit}, as many as [leases] live_per_caller allows; revoke what is not needed");
     Err(Failure::new(Reason::LeaseLimitExceeded, message).quota(owner.to_owned(), limit, Duration::from_secs(30)))
-}
-
-fn under_way() -> Failure {
-    let message = "another call with this request_id is under way; repeat it in a moment to hear how it ended";
-    Failure::new(Reason::Conflict, message).retry_after(Duration::from_secs(1))
 }

@@ -10,7 +10,6 @@ mod mint;
 mod minted;
 mod record;
 mod renewal;
-mod request;
 mod revocation;
 mod sweep;
 mod worker;
@@ -30,13 +29,12 @@ pub use self::failpoints::{Failpoints, NoFailpoints, Point};
 pub use self::mint::Wish;
 pub use self::minted::Minted;
 pub use self::record::{Cause, LEASES, Lease, Stage};
-pub(crate) use self::request::Request;
-pub use self::request::RequestId;
 pub(crate) use self::sweep::Deployment;
 use super::{LeaseSettings, PostgresSettings, RoleSettings, Users};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, LeaseName, RoleName};
+use crate::requests::RequestId;
 use crate::state::{
     Condition, Conflict, Fence, Key, KeyError, ListPage, Outcome, Prefix, Revision, State, StateError, Txn,
 };
@@ -199,7 +197,7 @@ impl Leases {
 
     /// Refuses an id that was used for another call, and remembers it for this one.
     pub async fn remember(&self, caller: &str, id: &RequestId) -> Result<(), Failure> {
-        let remembered = self.0.remembered(caller, id).await?;
+        let remembered = id.remembered(&self.0.state, caller, self.0.clock.now()).await?;
         // Somebody who wrote it at the same moment is the same caller, repeating itself.
         let _ = self.0.state.commit(remembered.write(Txn::new(), None, self.0.clock.now())).await?;
         Ok(())

@@ -17,7 +17,7 @@ impl Leases {
         }
         let remembered = match &wish.request {
             None => None,
-            Some(id) => Some(self.0.remembered(permit.caller(), id).await?),
+            Some(id) => Some(id.remembered(&self.0.state, permit.caller(), self.0.clock.now()).await?),
         };
         for _ in 0..TRIES {
             let (lease, revision) = self.owned(permit, name).await?;
@@ -30,7 +30,7 @@ impl Leases {
             self.0.database(&lease.role)?.users.extend(&lease.user, renewed.expires).await?;
             self.0.failpoints.reach(Point::RenewExtended);
             let remember = |txn| match &remembered {
-                Some(remembered) => remembered.write(txn, Some(name), now),
+                Some(remembered) => remembered.write(txn, Some(name.as_str()), now),
                 None => txn,
             };
             if self.0.write(&renewed, revision, None, remember).await?.is_some() {

@@ -94,7 +94,7 @@ impl Inner {
             self.adopt_orphan(name, user, began, fence).await?;
         }
         self.book().swept.insert(name.as_str().to_owned(), began);
-        self.forget_requests().await
+        Ok(())
     }
 
     async fn remember_time(&self, now: Timestamp, fence: Fence) -> Result<(), Failure> {
