@@ -33,9 +33,10 @@ use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::{DatabaseName, StoreName};
 use crate::report;
-use crate::rotation;
+use crate::requests;
 use crate::rotation::subscribers::Subscribers;
 use crate::rotation::watch::{Sight, Watches};
+use crate::rotation::{self, Changes};
 use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, RotationRpc, Router, SecretRpc, TokenRpc};
 use crate::secrets::Secrets;
 use crate::state::{self, State, Store};
@@ -52,6 +53,9 @@ pub use stores::{Credentials, Guards, StoreError, StoreSummary};
 
 /// How often health is told of what changed.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a request may be on record after its hour.
+const FORGET_INTERVAL: Duration = Duration::from_mins(10);
 
 /// How long a secret may lie in memory after it ceased to be served.
 const TIDY_INTERVAL: Duration = Duration::from_secs(30);
@@ -85,6 +89,7 @@ pub struct Parts {
     pub watches: Watches,
     pub database_tokens: Tokens,
     pub rotation: rotation::Log,
+    pub changes: Changes,
     pub credentials: Credentials,
     pub secrets: Secrets,
     pub sources: Sources,
@@ -188,7 +193,7 @@ impl Broker {
         let stores = stores::open(config.stores.clone(), config.credentials, &clock).await?;
         let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
         let databases = databases::open(config.databases, &stores.providers, &clock)?;
-        let secrets = Secrets::new(stores.providers.clone(), &config.cache, &clock)?;
+        let secrets = Secrets::new(stores.providers.clone(), &config.cache, &clock);
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let background = Background::default();
         let leases = Leases::open(Opening {
@@ -224,6 +229,7 @@ impl Broker {
         )?;
         let sight = Sight { gate: Arc::clone(&gate), secrets: secrets.clone(), clock: Arc::clone(&clock) };
         let watches = Watches::new(rotation.clone(), sight, subscribers, drain.token(), streams_per_caller);
+        let changes = Changes::new(secrets.clone(), rotation.clone(), state.clone(), Arc::clone(&clock));
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let web = match config.listen.web {
             Some(address) => Some(WebPort::open(address, &config.tls, Arc::clone(&clock)).await?),
@@ -253,6 +259,7 @@ impl Broker {
             database_tokens: databases.tokens.clone(),
             rotation,
             sources,
+            changes: changes.clone(),
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
@@ -260,7 +267,7 @@ impl Broker {
         let operator =
             OperatorRpc { status: report_of(&parts), secrets: secrets.clone(), tokens: Arc::clone(&parts.tokens) };
         let page_tokens = Arc::new(PageTokens::new()?);
-        let secrets = SecretRpc { secrets, page_tokens: Arc::clone(&page_tokens) };
+        let secrets = SecretRpc { secrets, changes, page_tokens: Arc::clone(&page_tokens) };
         let rotations = RotationRpc { watches, page_tokens: Arc::clone(&page_tokens) };
         let tokens = TokenRpc { leases, tokens: databases.tokens, page_tokens };
         let health_service = HealthService::from_health_reporter(health.clone());
@@ -289,6 +296,7 @@ impl Broker {
         let told = Arc::new(Told { reporter: health.clone(), serving: AtomicBool::new(true) });
         background.spawn_every(HEALTH_INTERVAL, Arc::clone(&parts), move |parts| Arc::clone(&told).tell(parts));
         background.spawn_every(TIDY_INTERVAL, Arc::clone(&parts), |parts| async move { parts.secrets.tidy() });
+        background.spawn_every(FORGET_INTERVAL, Arc::clone(&parts), forget_requests);
         if let Some(listener) = admin_listener {
             let observed = Arc::clone(&parts);
             let pages = Admin::new(Arc::clone(&metrics), move || report::obstacles(&observed));
@@ -335,6 +343,7 @@ impl Broker {
         self.parts.drain.start();
         self.parts.drain.drained().await;
         self.background.end().await;
+        self.parts.changes.stop().await;
         self.parts.secrets.stop().await;
         self.parts.tokens.stop().await;
         self.parts.sources.stop().await;
@@ -395,6 +404,15 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// The leader does it for all.
+async fn forget_requests(parts: Arc<Parts>) {
+    if parts.state.leadership().term().fence.is_some()
+        && let Err(failure) = requests::forget_outlived(&parts.state, parts.clock.now()).await
+    {
+        tracing::warn!(cause = failure.cause(), "outlived requests stay on record for now: {failure}");
     }
 }
 

@@ -21,6 +21,7 @@ mod explain;
 mod identity_doubles;
 mod issuers;
 mod key_vault;
+mod log;
 mod postgres;
 mod providers;
 mod reload;

@@ -388,17 +388,22 @@ async fn an_addition_tells_hidden_from_absent_no_more_and_creates_nothing() {
 
 async fn broker_on(google: &SecretManager, more: &str) -> (TestBroker, Server) {
     let metadata = metadata_server().await;
-    let configuration = format!(
-        "[credentials.machine]\nkind = \"google-metadata\"\nmetadata_url = \"http://{}\"\n\
-         [stores.google]\nkind = \"gcp\"\nproject = \"{PROJECT}\"\ncredential = \"machine\"\nendpoint = \"{}\"\n{more}",
-        metadata.address(),
-        google.endpoint()
-    );
+    let configuration = format!("{}{more}", on_google(google, &metadata));
     (TestBroker::with(&configuration, Arc::new(SystemClock)).await, metadata)
 }
 
+/// The configuration of a store `google`.
+pub(crate) fn on_google(google: &SecretManager, metadata: &Server) -> String {
+    format!(
+        "[credentials.machine]\nkind = \"google-metadata\"\nmetadata_url = \"http://{}\"\n\
+         [stores.google]\nkind = \"gcp\"\nproject = \"{PROJECT}\"\ncredential = \"machine\"\nendpoint = \"{}\"\n",
+        metadata.address(),
+        google.endpoint()
+    )
+}
+
 /// Of a virtual machine in Google's cloud, as far as tokens go.
-async fn metadata_server() -> Server {
+pub(crate) async fn metadata_server() -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let handler: Handler = Arc::new(|request| {
         let token = json!({ "access_token": TOKEN, "expires_in": 3_599, "token_type": "Bearer" });
@@ -414,7 +419,7 @@ async fn metadata_server() -> Server {
 }
 
 /// Serves a secret `db` with these versions.
-async fn with_versions(payloads: &[&[u8]]) -> SecretManager {
+pub(crate) async fn with_versions(payloads: &[&[u8]]) -> SecretManager {
     let google = SecretManager::start().await;
     google.grant(TOKEN, &Method::ALL);
     google.create_secret(None, "db", &[]);

@@ -6,12 +6,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::event::Observation;
-use super::ring::{Behind, Change, Position, Ring};
+use super::ring::{Behind, Change, Ring};
 use super::standing::{SECRETS, Standing};
 use crate::clock::SharedClock;
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, StoreName};
-use crate::state::{Condition, Conflict, Fence, Key, ListPage, Outcome, Page, Prefix, Revision, State, Stored, Txn};
+use crate::state::{
+    Condition, Conflict, Fence, Key, ListPage, Outcome, Page, Position, Prefix, Revision, State, Stored, Txn,
+};
 
 /// The log of all replicas that share the state, as this one follows it. Clones share it.
 #[derive(Clone, Debug)]

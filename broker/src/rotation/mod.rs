@@ -3,6 +3,7 @@
 //! There is no list of events. Each secret has one record of what is known of it (`standing.rs`), written by the change
 //! it tells of; the state's own history of those records is the log, and its revisions are the log's.
 
+mod changes;
 mod event;
 pub mod holders;
 mod log;
@@ -15,7 +16,13 @@ pub mod subscribers;
 mod tail;
 pub mod watch;
 
+#[cfg(test)]
+mod tests;
+
+pub use changes::{Changed, Changes};
 pub use event::{Event, EventKind, Fact, Observation, Origin, VersionMark};
 pub use log::{Log, Observed};
-pub use ring::{Behind, Change, Position};
+pub use ring::{Behind, Change};
 pub use standing::{Standing, Underway, Version};
+
+pub use crate::state::Position;

@@ -8,14 +8,7 @@ use thiserror::Error;
 
 use super::event::Event;
 use crate::clock::Timestamp;
-use crate::state::{Epoch, Revision};
-
-/// A place in the log. Those of two epochs do not compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Position {
-    pub epoch: Epoch,
-    pub revision: Revision,
-}
+use crate::state::{Epoch, Position, Revision};
 
 /// All that happened at one revision.
 #[derive(Debug)]

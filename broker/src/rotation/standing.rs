@@ -48,6 +48,8 @@ pub struct Version {
     pub state: VersionState,
     /// When that was said of it last.
     since: Option<Timestamp>,
+    /// When it was heard to be added.
+    added: Option<Timestamp>,
     ends_soon: bool,
     release: Release,
 }
@@ -110,7 +112,8 @@ impl Standing {
     }
 
     pub fn is_deleted(&self) -> bool {
-        self.known.deleted.is_some() && self.known.versions.is_empty()
+        let unseen = |version: &Version| version.release == Release::Unseen;
+        self.known.deleted.is_some() && self.known.versions.iter().all(unseen)
     }
 
     pub fn committed(&self) -> Timestamp {
@@ -297,17 +300,10 @@ impl Standing {
             self.known.insert(Version { state, since: Some(when), ..Version::unseen(id) });
             return told;
         };
+        // Of what is said of one moment, the worst is true: a version is made before it is disabled.
         let is_of_former_life = version.created.is_some_and(|created| when < created);
-        if version.state == VersionState::Destroyed || is_of_former_life {
-            return None;
-        }
-        if state == VersionState::Destroyed {
-            (version.state, version.since) = (state, Some(when));
-            return told;
-        }
-        let is_late =
-            version.since.is_some_and(|since| when < since || (when == since && state != VersionState::Disabled));
-        if is_late {
+        let is_late = version.since.is_some_and(|since| when < since || (when == since && state <= version.state));
+        if is_of_former_life || is_late {
             return None;
         }
         if version.state != state {
@@ -339,8 +335,14 @@ impl Standing {
         if self.known.deleted.is_some_and(|deleted| when <= deleted) || (was_gone && origin == Origin::Poll) {
             return None;
         }
-        // What was added since belongs to the secret that was made anew.
-        self.known.versions.retain(|version| version.created.or(version.since).is_some_and(|born| born > when));
+        // What was added, or said, since then belongs to the secret that was made anew.
+        self.known.versions.retain_mut(|version| {
+            let is_former = version.created.or(version.added).is_none_or(|added| added <= when);
+            if is_former {
+                *version = Version { state: version.state, since: version.since, ..Version::unseen(&version.id) };
+            }
+            !is_former || version.since.is_some_and(|since| since > when)
+        });
         self.known.deleted = Some(when);
         (self.is_deleted() && !was_gone).then_some((EventKind::SecretDeleted, None))
     }
@@ -390,12 +392,16 @@ impl Known {
         let fresh = Version { state: mark.state, since: Some(since), ..Version::unseen(&mark.id) };
         let is_of_former_life = |version: &Version| version.created.zip(mark.created).is_some_and(|(was, is)| was < is);
         let reused = known.as_ref().is_some_and(is_of_former_life);
-        let outlived = |version: &Version| reused && version.since <= mark.created;
+        let outlived = |version: &Version| {
+            (reused || version.release == Release::Unseen)
+                && mark.created.is_some_and(|created| version.since <= Some(created))
+        };
         let version = known.filter(|version| !outlived(version)).unwrap_or(fresh);
         // Where nothing orders it anew, it stays where it was.
         let ordered =
             reused || version.release == Release::Unseen || (version.created.is_none() && mark.created.is_some());
-        let version = Version { created: version.created.max(mark.created), release, ..version };
+        let added = version.added.or(Some(since));
+        let version = Version { created: version.created.max(mark.created), added, release, ..version };
         match place.filter(|_| !ordered) {
             Some(place) => self.versions.insert(place, version),
             None => self.insert(version),
@@ -441,6 +447,7 @@ impl Version {
             created: None,
             state: VersionState::Enabled,
             since: None,
+            added: None,
             ends_soon: false,
             release: Release::Unseen,
         }

@@ -1,18 +1,19 @@
 //! Following the state's history: it fills the ring and sees to it that no secret is served from before its change.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::{interval, sleep};
 
 use super::event::{Event, EventKind};
 use super::log::Log;
-use super::ring::{Change, Position};
+use super::ring::Change;
 use super::standing::{SECRETS, Standing};
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, StoreName};
 use crate::secrets::{Newest, Secrets};
-use crate::state::{Batch, Epoch, Key, ListPage, Prefix, Revision, WatchEnd, Watched};
+use crate::state::{Batch, Epoch, Key, ListPage, Position, Prefix, Revision, WatchEnd, Watched};
 
 /// Before the state is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -82,11 +83,16 @@ impl Follower {
     /// Learns the present. What was cached may have changed unheard.
     async fn begin(&mut self) -> Result<Start, Failure> {
         let (mut base, mut last, mut after) = (None, Revision::default(), None);
+        let mut pins = HashMap::new();
         loop {
             let page = self.log.standings(None, ListPage { after, size: ListPage::MAX_SIZE }).await?;
             base = base.or(Some(page.revision));
             for stored in page.records {
                 last = last.max(stored.revision);
+                let standing = stored.record;
+                if let Some(pinned) = standing.pinned() {
+                    pins.insert(standing.secret().clone(), Arc::clone(&pinned.id));
+                }
             }
             after = page.next;
             if after.is_none() {
@@ -98,6 +104,7 @@ impl Follower {
         // Readers may come back with cursors from before this process began.
         let past = status.oldest.unwrap_or_default().max(Revision::new(base.get().saturating_sub(REACH_BACK)));
         let from = if self.known.is_none() { past.max(Revision::new(1)).min(base.next()) } else { base.next() };
+        self.secrets.begin_anew(pins);
         self.log.ring().begin(epoch, before(from));
         self.known = Some(epoch);
         Ok(Start { epoch, from, base, last })
@@ -184,16 +191,20 @@ impl Follower {
     /// Where the record is gone or cannot be read, whatever is cached may be wrong.
     fn serve_by(&self, secret: &SecretName, standing: Option<&Standing>) {
         let event = standing.and_then(Standing::event);
-        if standing.is_some() && !event.is_some_and(concerns_readers) {
+        let pinned = standing.and_then(Standing::pinned).map(|version| Arc::clone(&version.id));
+        let is_pin_news = self.secrets.pin(secret, pinned);
+        if standing.is_some() && !is_pin_news && !event.is_some_and(concerns_readers) {
             return;
         }
         let added = standing.filter(|_| event.is_some_and(|event| event.kind == EventKind::VersionCurrent));
         let newest = added.and_then(Standing::current).map(Newest::from);
-        self.secrets.invalidate(secret, newest, self.secrets.revisions().advance());
+        self.secrets.invalidate(secret, newest);
     }
 
     fn reach(&self, epoch: Epoch, revision: Revision, told: bool) {
-        self.log.reach(Position { epoch, revision }, told);
+        let position = Position { epoch, revision };
+        self.secrets.reach(position);
+        self.log.reach(position, told);
     }
 
     /// Asks, so that a history that went back is noticed.

@@ -13,7 +13,7 @@ use super::call::reply;
 use super::caller_message::caller_message;
 use super::proto_time::timestamp;
 use super::secret_access::{Wanted, admit};
-use super::secret_messages::{bad_name, revision};
+use super::secret_messages::{bad_name, place};
 use crate::admission::Resource;
 use crate::identity::token::TokenVerifier;
 use crate::names::{VersionId, VersionName};
@@ -66,14 +66,15 @@ impl OperatorService for OperatorRpc {
             let wrong = self.secrets.check_version(&name.secret, &name.version);
             let wanted = Wanted { secret: &name.secret, wrong, creation: None };
             let permit = admit(&self.secrets, &call, wanted).await?;
-            let Refreshed { read, revision: dropped, changed } = self.secrets.refresh(&permit, &name.version).await?;
+            let Refreshed { read, changed } = self.secrets.refresh(&permit, &name.version).await?;
             let version = Arc::clone(&read.fetched.version.id);
             call.draft.note(|record| record.version = Some(Arc::clone(&version)));
+            let (revision, epoch) = place(read.position);
             Ok(RefreshSecretResponse {
                 name: name.secret.version(VersionId::Exact(version)).to_string(),
                 load_time: Some(timestamp(read.loaded)),
-                revision: revision(dropped),
-                epoch: self.secrets.revisions().epoch().to_string(),
+                revision,
+                epoch,
                 changed,
             })
         })

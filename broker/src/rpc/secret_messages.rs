@@ -12,7 +12,8 @@ use super::proto_time::{duration, timestamp};
 use crate::audit::Receipt;
 use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, VersionId};
-use crate::secrets::{Demand, Read, Revision, SecretInfo, Source, VersionInfo, VersionState};
+use crate::secrets::{Demand, Read, SecretInfo, Source, VersionInfo, VersionState};
+use crate::state::{Position, Revision};
 use crate::status::{FailureExt as _, ReasonExt as _};
 
 const MAX_PAYLOAD: usize = 65_536;
@@ -20,8 +21,9 @@ const MAX_LABELS: usize = 64;
 const MAX_LABEL: usize = 63;
 
 /// The answer, made from an audit receipt; the payload is shared, not copied.
-pub(super) fn disclosed(read: &Read, epoch: &str, receipt: &Receipt) -> GetSecretResponse {
+pub(super) fn disclosed(read: &Read, receipt: &Receipt) -> GetSecretResponse {
     let version = &read.fetched.version;
+    let (revision, epoch) = place(read.position);
     GetSecretResponse {
         name: read.secret.version(VersionId::Exact(Arc::clone(&version.id))).to_string(),
         payload: read.fetched.payload.disclose(receipt),
@@ -33,8 +35,8 @@ pub(super) fn disclosed(read: &Read, epoch: &str, receipt: &Receipt) -> GetSecre
         }
         .into(),
         load_time: Some(timestamp(read.loaded)),
-        revision: revision(read.revision),
-        epoch: epoch.to_owned(),
+        revision,
+        epoch,
         fresh_until_time: Some(timestamp(read.fresh_until)),
         create_time: version.created.map(timestamp),
         expire_time: version.expires.map(timestamp),
@@ -42,8 +44,11 @@ pub(super) fn disclosed(read: &Read, epoch: &str, receipt: &Receipt) -> GetSecre
     }
 }
 
-pub(super) fn revision(revision: Revision) -> i64 {
-    i64::try_from(revision.get()).unwrap_or(i64::MAX)
+/// The revision and the epoch; zero and none while no part of the log is known.
+pub(super) fn place(position: Option<Position>) -> (i64, String) {
+    position.map_or_else(Default::default, |Position { epoch, revision }| {
+        (i64::try_from(revision.get()).unwrap_or(i64::MAX), epoch.to_string())
+    })
 }
 
 /// A name that did not parse is kept short in records and errors.
@@ -99,14 +104,6 @@ pub(super) fn bad_name(field: &'static str) -> impl FnOnce(NameError) -> Failure
 }
 
 /// Repeats are recognised by the state store, which this version does not have yet.
-pub(super) fn refuse_request_id(request_id: &str) -> Result<(), Failure> {
-    if request_id.is_empty() {
-        return Ok(());
-    }
-    let description = "cannot be honoured by this version, which would forget it in a restart; leave it empty";
-    Err(Failure::bad_field(Reason::Unimplemented, "request_id", description))
-}
-
 pub(super) fn check_payload(payload: &[u8], crc32c: Option<i64>) -> Result<(), Failure> {
     if payload.len() > MAX_PAYLOAD {
         let description = format!("has {} bytes; at most {MAX_PAYLOAD} can be kept", payload.len());

@@ -1,5 +1,6 @@
 //! `SecretService`: proto in, domain call, proto out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keyferry_proto::v1::batch_get_secrets_result::Result as Entry;
@@ -16,14 +17,17 @@ use super::call::{Call, answer, reply};
 use super::page_token::{Binding, PageTokens, page_size};
 use super::secret_access::{Attempt, Wanted, admit};
 use super::secret_messages::{
-    bad_name, check_filter, check_labels, check_payload, disclosed, error_detail, refuse_request_id, revision,
-    secret_message, selected, version_message,
+    bad_name, check_filter, check_labels, check_payload, disclosed, error_detail, place, secret_message, selected,
+    version_message,
 };
 use crate::admission::{Action, Permit, Resource};
 use crate::audit::Receipt;
+use crate::digest::Digest;
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, StoreName, VersionId, VersionName};
-use crate::secrets::{Changed, Labels, Page, Revision, SecretBytes, Secrets};
+use crate::requests::RequestId;
+use crate::rotation::{Changed, Changes};
+use crate::secrets::{Labels, Page, SecretBytes, Secrets, VersionInfo};
 
 /// Pages of a store that one call goes through, when most of what they hold is not for the caller.
 const MAX_STORE_PAGES: usize = 10;
@@ -32,6 +36,7 @@ const MAX_STORE_PAGES: usize = 10;
 #[derive(Clone, Debug)]
 pub struct SecretRpc {
     pub secrets: Secrets,
+    pub changes: Changes,
     pub page_tokens: Arc<PageTokens>,
 }
 
@@ -44,8 +49,7 @@ impl SecretService for SecretRpc {
                 record.version = Some(Arc::clone(&read.fetched.version.id));
                 record.source = read.source.as_str();
             });
-            let epoch = self.epoch();
-            Ok(move |receipt: &Receipt| disclosed(&read, &epoch, receipt))
+            Ok(move |receipt: &Receipt| disclosed(&read, receipt))
         })
         .await
     }
@@ -57,12 +61,11 @@ impl SecretService for SecretRpc {
         answer(request, |call, message| async move {
             let attempts = self.read_all(&call, message.requests).await?;
             call.draft.note(|record| record.items = attempts.iter().map(Attempt::item).collect());
-            let epoch = self.epoch();
             Ok(move |receipt: &Receipt| {
                 let result = |attempt: Attempt| BatchGetSecretsResult {
                     name: attempt.name,
                     result: Some(match attempt.result {
-                        Ok(read) => Entry::Secret(disclosed(&read, &epoch, receipt)),
+                        Ok(read) => Entry::Secret(disclosed(&read, receipt)),
                         Err(failure) => Entry::Error(error_detail(&failure)),
                     }),
                 };
@@ -105,12 +108,12 @@ impl SecretService for SecretRpc {
             let permit = admit(&self.secrets, &call, wanted).await?;
             let listing = self.secrets.versions(&permit, Page { size, token: place }).await?;
             let next_page_token = self.seal(listing.next.as_deref(), binding)?;
-            let versions = listing
-                .items
-                .into_iter()
-                .enumerate()
-                .map(|(index, version)| version_message(&secret, version, first && index == 0))
-                .collect();
+            let pinned = self.secrets.pinned(&secret);
+            let message = |(index, version): (usize, VersionInfo)| {
+                let latest = pinned.as_ref().map_or(first && index == 0, |pinned| *pinned == version.id);
+                version_message(&secret, version, latest)
+            };
+            let versions = listing.items.into_iter().enumerate().map(message).collect();
             Ok(ListSecretVersionsResponse { versions, next_page_token })
         })
         .await
@@ -122,7 +125,7 @@ impl SecretService for SecretRpc {
     ) -> Result<Response<AddSecretVersionResponse>, Status> {
         reply(request, |call, message| async move {
             let secret = SecretName::parse(&message.parent).map_err(bad_name("parent"))?;
-            refuse_request_id(&message.request_id)?;
+            let request = request_id(&call, &message.request_id, &added(&message))?;
             check_payload(&message.payload, message.payload_crc32c)?;
             check_labels(&message.labels)?;
             let payload = SecretBytes::new(message.payload.to_vec());
@@ -136,10 +139,11 @@ impl SecretService for SecretRpc {
                 return Ok(AddSecretVersionResponse::default());
             }
             call.announce().await?;
-            let Changed { version, revision: at } = self.secrets.add(&permit, payload, creation).await?;
+            let Changed { version, position } = self.changes.add(permit, request, payload, creation).await?;
             call.draft.note(|record| record.version = Some(Arc::clone(&version.id)));
             let version = Some(version_message(&secret, version, true));
-            Ok(AddSecretVersionResponse { version, revision: revision(at), epoch: self.epoch().to_string() })
+            let (revision, epoch) = place(position);
+            Ok(AddSecretVersionResponse { version, revision, epoch })
         })
         .await
     }
@@ -148,10 +152,10 @@ impl SecretService for SecretRpc {
         &self,
         request: Request<EnableSecretVersionRequest>,
     ) -> Result<Response<EnableSecretVersionResponse>, Status> {
-        reply(request, |call, message| async move {
-            refuse_request_id(&message.request_id)?;
-            let (version, revision) = self.switch(&call, &message.name, true, message.validate_only).await?;
-            Ok(EnableSecretVersionResponse { version: Some(version), revision, epoch: self.epoch().to_string() })
+        reply(request, |call, EnableSecretVersionRequest { name, request_id, validate_only }| async move {
+            let (version, place) = self.switch(&call, Switch { name, request_id, validate_only, enable: true }).await?;
+            let (revision, epoch) = place;
+            Ok(EnableSecretVersionResponse { version: Some(version), revision, epoch })
         })
         .await
     }
@@ -160,13 +164,22 @@ impl SecretService for SecretRpc {
         &self,
         request: Request<DisableSecretVersionRequest>,
     ) -> Result<Response<DisableSecretVersionResponse>, Status> {
-        reply(request, |call, message| async move {
-            refuse_request_id(&message.request_id)?;
-            let (version, revision) = self.switch(&call, &message.name, false, message.validate_only).await?;
-            Ok(DisableSecretVersionResponse { version: Some(version), revision, epoch: self.epoch().to_string() })
+        reply(request, |call, DisableSecretVersionRequest { name, request_id, validate_only }| async move {
+            let (version, place) =
+                self.switch(&call, Switch { name, request_id, validate_only, enable: false }).await?;
+            let (revision, epoch) = place;
+            Ok(DisableSecretVersionResponse { version: Some(version), revision, epoch })
         })
         .await
     }
+}
+
+/// A version that is to be readable, or no longer.
+struct Switch {
+    name: String,
+    request_id: String,
+    validate_only: bool,
+    enable: bool,
 }
 
 impl SecretRpc {
@@ -206,9 +219,11 @@ impl SecretRpc {
         }
     }
 
-    /// The version as it is now, and the revision of the change.
-    async fn switch(&self, call: &Call, name: &str, enable: bool, dry: bool) -> Result<(SecretVersion, i64), Failure> {
-        let name = VersionName::parse(name).map_err(bad_name("name"))?;
+    /// The version as it is now, and the place of the change in the log.
+    async fn switch(&self, call: &Call, wanted: Switch) -> Result<(SecretVersion, (i64, String)), Failure> {
+        let Switch { name, request_id: id, validate_only, enable } = wanted;
+        let request = request_id(call, &id, name.as_bytes())?;
+        let name = VersionName::parse(&name).map_err(bad_name("name"))?;
         let VersionId::Exact(id) = &name.version else {
             let description = "ends in \"latest\", which may mean another version by now; name the version by its id";
             return Err(Failure::bad_field(Reason::InvalidName, "name", description));
@@ -216,23 +231,30 @@ impl SecretRpc {
         call.draft.note(|record| record.version = Some(Arc::clone(id)));
         let wrong = self.secrets.check_version(&name.secret, &name.version);
         let permit = admit(&self.secrets, call, Wanted { secret: &name.secret, wrong, creation: None }).await?;
-        let (info, at) = if dry {
-            (self.secrets.version(&permit, id).await?, Revision::default())
+        let (info, position) = if validate_only {
+            (self.secrets.version(&permit, id).await?, None)
         } else {
             call.announce().await?;
-            let changed = self.secrets.set_enabled(&permit, &name.version, enable).await?;
-            (changed.version, changed.revision)
+            let changed = self.changes.set_enabled(permit, request, name.version.clone(), enable).await?;
+            (changed.version, changed.position)
         };
-        Ok((version_message(&name.secret, info, false), revision(at)))
-    }
-
-    fn epoch(&self) -> Arc<str> {
-        Arc::clone(self.secrets.revisions().epoch())
+        Ok((version_message(&name.secret, info, false), place(position)))
     }
 
     fn seal(&self, place: Option<&str>, binding: Binding) -> Result<String, Failure> {
         place.map_or(Ok(String::new()), |place| self.page_tokens.seal(place, binding))
     }
+}
+
+/// What two additions differ by; their ids apart. Maps are in no order on the wire.
+fn added(message: &AddSecretVersionRequest) -> Vec<u8> {
+    let labels: BTreeMap<_, _> = message.labels.iter().collect();
+    let rest = (&message.parent, Digest::of(&message.payload).0, message.allow_missing, labels, message.validate_only);
+    serde_json::to_vec(&rest).unwrap_or_default()
+}
+
+fn request_id(call: &Call, id: &str, rest: &[u8]) -> Result<Option<RequestId>, Failure> {
+    RequestId::parse(id, &[call.method.path.as_bytes(), rest])
 }
 
 fn list_binding(call: &Call, parent: &str, filter: &SecretFilter) -> Binding {

@@ -84,7 +84,8 @@ pub struct SecretInfo {
 /// A provider's labels or tags: attributes for policy, never the place for a secret.
 pub type Labels = Arc<BTreeMap<String, String>>;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VersionInfo {
     /// The provider's own id of the version.
     pub id: Arc<str>,
@@ -99,7 +100,7 @@ pub struct VersionInfo {
     pub content_type: Option<Arc<str>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VersionState {
     Enabled,

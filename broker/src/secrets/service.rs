@@ -1,21 +1,23 @@
 //! Reads and changes secrets for callers who hold a permit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::SecretBytes;
 use super::cache::{Cache, CacheAccount, Demand, Freshness, Kept, Load, Source, Supply, Want, is_answer};
 use super::errands::Errands;
 use super::newest::{Confirmed, Newest, fetch_latest};
+use super::pins::Pins;
 use super::provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, Switched, VersionInfo};
-use super::revision::{Revision, Revisions};
+use super::revision::{Revisions, Turn};
 use crate::admission::{Permit, Resource};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, StoreName, VersionId};
+use crate::state::Position;
 
 /// All configured stores, behind one cache.
 #[derive(Clone)]
@@ -26,6 +28,7 @@ struct Parts {
     values: Arc<Cache<VersionId, Arc<Fetched>>>,
     labels: Arc<Cache<(), Labels>>,
     confirmed: Arc<Confirmed>,
+    pins: Arc<Pins>,
     revisions: Arc<Revisions>,
     errands: Errands,
 }
@@ -55,21 +58,13 @@ pub struct Read {
     pub source: Source,
     pub loaded: Timestamp,
     pub fresh_until: Timestamp,
-    /// Where the rotation log was when the load began.
-    pub revision: Revision,
-}
-
-/// A version that was changed, and the revision from which on every read reflects it; zero where it was so already.
-#[derive(Clone, Debug)]
-pub struct Changed {
-    pub version: VersionInfo,
-    pub revision: Revision,
+    /// How much of the rotation log was known here when the load began.
+    pub position: Option<Position>,
 }
 
 #[allow(missing_debug_implementations, reason = "holds a secret")]
 pub struct Refreshed {
     pub read: Read,
-    pub revision: Revision,
     /// Whether the value is another one than was kept; `None` where none was.
     pub changed: Option<bool>,
 }
@@ -84,8 +79,8 @@ impl Secrets {
         providers: BTreeMap<StoreName, Arc<dyn Provider>>,
         settings: &CacheSettings,
         clock: &SharedClock,
-    ) -> Result<Self, Unspecified> {
-        let revisions = Arc::new(Revisions::new()?);
+    ) -> Self {
+        let revisions = Arc::new(Revisions::default());
         let errands = Errands::default();
         let stores: BTreeMap<_, _> = providers
             .into_iter()
@@ -114,7 +109,8 @@ impl Secrets {
             errands.clone(),
             Arc::clone(clock),
         );
-        Ok(Self(Arc::new(Parts { stores, values, labels, confirmed: Arc::new(Confirmed::new()), revisions, errands })))
+        let (confirmed, pins) = (Arc::new(Confirmed::new()), Arc::new(Pins::default()));
+        Self(Arc::new(Parts { stores, values, labels, confirmed, pins, revisions, errands }))
     }
 
     /// A secret's labels for policy to look at, before anything is permitted; `None` where it does not exist.
@@ -173,7 +169,7 @@ impl Secrets {
             source: found.source,
             loaded: found.loaded,
             fresh_until: found.fresh_until,
-            revision: found.revision,
+            position: found.position,
         })
     }
 
@@ -185,33 +181,62 @@ impl Secrets {
 
     pub(super) async fn reload(&self, secret: &SecretName, version: &VersionId) -> Result<Refreshed, Failure> {
         let kept = self.0.values.peek(secret, version);
-        let revision = self.0.revisions.advance();
-        let read = self.read(secret, version, Demand { min_revision: revision, ..Demand::default() }).await;
+        let turn = self.0.revisions.advance();
+        let read = self.read(secret, version, Demand { max_age: Some(Duration::ZERO), ..Demand::default() }).await;
         if read.as_ref().map_or_else(|failure| is_answer(failure.reason()), |_| true) {
-            self.invalidate(secret, None, revision);
+            self.drop_before(secret, turn);
         }
         let read = read?;
         let changed = kept.map(|kept| kept.payload.expose() != read.fetched.payload.expose());
-        Ok(Refreshed { read, revision, changed })
+        Ok(Refreshed { read, changed })
     }
 
-    /// For the rotation log: something happened to the secret at `revision`, perhaps the addition of a version. Once
-    /// this has returned, no reader gets what was loaded before.
-    pub fn invalidate(&self, secret: &SecretName, added: Option<Newest>, revision: Revision) {
-        if let Some(read) = self.0.values.peek(secret, &VersionId::Latest) {
-            self.0.confirmed.recall(secret, Newest::from(&read.version));
-        }
+    /// Something happened to the secret, perhaps the addition of a version. Once this has returned, no reader gets what
+    /// was loaded before.
+    pub fn invalidate(&self, secret: &SecretName, added: Option<Newest>) {
+        self.recall(secret);
         if let Some(added) = added {
             self.0.confirmed.confirm(secret, added);
         }
         // A load that begins from here on knows of the change, by its stamp and by what was confirmed.
-        self.0.revisions.reach(revision);
-        self.0.values.invalidate(secret, revision);
-        self.0.labels.invalidate(secret, revision);
+        self.drop_before(secret, self.0.revisions.advance());
     }
 
-    pub fn revisions(&self) -> &Revisions {
-        &self.0.revisions
+    /// For the rotation log: what `latest` means while the store would say otherwise. Whether that is news; what was
+    /// loaded before is then to be invalidated.
+    pub fn pin(&self, secret: &SecretName, version: Option<Arc<str>>) -> bool {
+        self.0.pins.set(secret, version)
+    }
+
+    pub fn pinned(&self, secret: &SecretName) -> Option<Arc<str>> {
+        self.0.pins.of(secret)
+    }
+
+    /// For the rotation log: changes may have been missed, of any secret. These are the pins of now.
+    pub fn begin_anew(&self, pins: HashMap<SecretName, Arc<str>>) {
+        self.0.pins.replace(pins);
+        self.0.revisions.reach(None);
+        let turn = self.0.revisions.advance();
+        self.0.values.invalidate_all(turn);
+        self.0.labels.invalidate_all(turn);
+    }
+
+    /// For the rotation log: what happened up to this position was told.
+    pub fn reach(&self, position: Position) {
+        self.0.revisions.reach(Some(position));
+    }
+
+    fn drop_before(&self, secret: &SecretName, turn: Turn) {
+        self.recall(secret);
+        self.0.values.invalidate(secret, turn);
+        self.0.labels.invalidate(secret, turn);
+    }
+
+    /// What readers were given stays confirmed when it is dropped.
+    fn recall(&self, secret: &SecretName) {
+        if let Some(read) = self.0.values.peek(secret, &VersionId::Latest) {
+            self.0.confirmed.recall(secret, Newest::from(&read.version));
+        }
     }
 
     /// Of the values and of the labels.
@@ -279,7 +304,7 @@ impl Secrets {
         permit: &Permit,
         payload: SecretBytes,
         creation: Option<Labels>,
-    ) -> Result<Changed, Failure> {
+    ) -> Result<VersionInfo, Failure> {
         self.add_to(permitted_secret(permit)?.clone(), payload, creation).await
     }
 
@@ -288,7 +313,7 @@ impl Secrets {
         secret: SecretName,
         payload: SecretBytes,
         creation: Option<Labels>,
-    ) -> Result<Changed, Failure> {
+    ) -> Result<VersionInfo, Failure> {
         let provider = Arc::clone(self.provider(&secret)?);
         let this = self.clone();
         self.carry_out(async move {
@@ -296,12 +321,12 @@ impl Secrets {
             if let Ok(version) = &added {
                 this.0.confirmed.confirm(&secret, version.into());
             }
-            this.concluded(&secret, added.map(|version| Switched { version, changed: true }))
+            this.concluded(&secret, added)
         })
         .await
     }
 
-    pub async fn set_enabled(&self, permit: &Permit, version: &VersionId, enabled: bool) -> Result<Changed, Failure> {
+    pub async fn set_enabled(&self, permit: &Permit, version: &VersionId, enabled: bool) -> Result<Switched, Failure> {
         self.switch(permitted_secret(permit)?.clone(), version.clone(), enabled).await
     }
 
@@ -310,7 +335,7 @@ impl Secrets {
         secret: SecretName,
         version: VersionId,
         enabled: bool,
-    ) -> Result<Changed, Failure> {
+    ) -> Result<Switched, Failure> {
         let provider = Arc::clone(self.provider(&secret)?);
         let this = self.clone();
         self.carry_out(async move {
@@ -320,36 +345,47 @@ impl Secrets {
         .await
     }
 
+    /// The newest version, where it holds this value; for whoever tried to add it and did not hear how that ended.
+    pub async fn newest_if_it_is(&self, permit: &Permit, value: &SecretBytes) -> Result<Option<VersionInfo>, Failure> {
+        let now = Demand { max_age: Some(Duration::ZERO), ..Demand::default() };
+        match self.read(permitted_secret(permit)?, &VersionId::Latest, now).await {
+            Ok(read) => {
+                let is_same = verify_slices_are_equal(read.fetched.payload.expose(), value.expose()).is_ok();
+                Ok(is_same.then(|| read.fetched.version.clone()))
+            }
+            Err(failure) if is_answer(failure.reason()) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// A change goes on when its caller leaves: only so is it known what has become of it.
-    async fn carry_out(
+    async fn carry_out<T: Send + 'static>(
         &self,
-        change: impl Future<Output = Result<Changed, Failure>> + Send + 'static,
-    ) -> Result<Changed, Failure> {
+        change: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
         self.0.errands.carry_out(change).await.unwrap_or_else(|_| {
             let message = "the change ended in a defect of the broker; look at the secret before you repeat it";
             Err(Failure::new(Reason::Internal, message))
         })
     }
 
-    fn concluded(&self, secret: &SecretName, outcome: Result<Switched, Failure>) -> Result<Changed, Failure> {
-        let is_certain = outcome.as_ref().err().is_some_and(|failure| was_not_made(failure.reason()));
-        if is_certain {
-            return Err(outcome.err().map_or_else(misfit, in_our_words(secret)));
+    /// Also where nothing changed now: what is kept may be from before a change that nobody told of.
+    fn concluded<T>(&self, secret: &SecretName, outcome: Result<T, Failure>) -> Result<T, Failure> {
+        if outcome.as_ref().err().is_none_or(|failure| !was_not_made(failure.reason())) {
+            self.invalidate(secret, None);
         }
-        // Also where nothing changed now: what is kept may be from before a change that nobody told of.
-        let revision = self.0.revisions.advance();
-        self.invalidate(secret, None, revision);
-        let Switched { version, changed } = outcome.map_err(in_our_words(secret))?;
-        Ok(Changed { version, revision: if changed { revision } else { Revision::default() } })
+        outcome.map_err(in_our_words(secret))
     }
 
     fn fetching(&self, provider: &Arc<dyn Provider>, secret: &SecretName, version: &VersionId) -> Load<Arc<Fetched>> {
         let (provider, secret, version) = (Arc::clone(provider), secret.clone(), version.clone());
         let (confirmed, values) = (Arc::clone(&self.0.confirmed), Arc::clone(&self.0.values));
+        let pins = Arc::clone(&self.0.pins);
         Box::pin(async move {
             let read = || values.peek(&secret, &VersionId::Latest).map(|read| Newest::from(&read.version));
-            let fetched = match &version {
-                VersionId::Exact(_) => provider.fetch(&secret, &version).await,
+            let pinned = pins.of(&secret).filter(|_| version == VersionId::Latest).map(VersionId::Exact);
+            let fetched = match pinned.as_ref().unwrap_or(&version) {
+                exact @ VersionId::Exact(_) => provider.fetch(&secret, exact).await,
                 // What was read before is not taken back either.
                 VersionId::Latest => fetch_latest(&*provider, &secret, Newest::of(confirmed.of(&secret), read())).await,
             };
@@ -393,7 +429,7 @@ fn describing(provider: &Arc<dyn Provider>, secret: &SecretName) -> Load<Labels>
 }
 
 /// Whether a change that failed for this reason has surely not happened.
-fn was_not_made(reason: Reason) -> bool {
+pub(crate) fn was_not_made(reason: Reason) -> bool {
     !matches!(reason, Reason::ProviderUnavailable | Reason::DeadlineExceeded | Reason::Internal | Reason::Unspecified)
 }
 
@@ -446,7 +482,7 @@ fn no_store(store: &str) -> Failure {
     Failure::new(Reason::SecretNotFound, message)
 }
 
-fn permitted_secret(permit: &Permit) -> Result<&SecretName, Failure> {
+pub(crate) fn permitted_secret(permit: &Permit) -> Result<&SecretName, Failure> {
     match permit.resource() {
         Resource::Secret(secret, _) => Ok(secret),
         Resource::Store(_) | Resource::DatabaseRole(_) | Resource::Broker => Err(misfit()),

@@ -32,6 +32,6 @@ pub use leadership::{Fence, Leadership, Term};
 pub use quarantine::Quarantine;
 pub use record::{Fault, Kind, Known, Record, Upgrade, content};
 pub use settings::{EmbeddedSettings, EtcdSettings, Settings};
-pub use store::{Entry, Epoch, ListPage, Listing, Revision, Status, Store};
+pub use store::{Entry, Epoch, ListPage, Listing, Position, Revision, Status, Store};
 pub use txn::{Condition, Conflict, Outcome, Txn, TxnFault, Write};
 pub use watch::{Batch, Change, Source, Watch, WatchEnd, Watched};

@@ -92,6 +92,13 @@ impl fmt::Debug for Epoch {
     }
 }
 
+/// A place in one history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    pub epoch: Epoch,
+    pub revision: Revision,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub key: Key,

@@ -53,7 +53,7 @@ pub enum WatchEnd {
 }
 
 impl Watch {
-    pub(super) fn new(source: impl Source + 'static) -> Self {
+    pub fn new(source: impl Source + 'static) -> Self {
         Self { source: Box::new(source), end: None }
     }
 

@@ -11,7 +11,7 @@ use super::Supply;
 use super::slot::{Slot, Stamp};
 use crate::error::Failure;
 use crate::names::SecretName;
-use crate::secrets::Revision;
+use crate::secrets::revision::Turn;
 
 /// Asks the provider, once it is polled.
 pub(crate) type Load<V> = BoxFuture<'static, Result<V, Failure>>;
@@ -89,10 +89,14 @@ impl<K: Eq, V> Flights<K, V> {
         Some(flight)
     }
 
-    /// Takes out the loads that began before `revision`.
-    pub(super) fn overtake(&mut self, secret: &SecretName, revision: Revision) -> Vec<Flight<K, V>> {
+    pub(super) fn secrets(&self) -> Vec<SecretName> {
+        self.by_secret.keys().cloned().collect()
+    }
+
+    /// Takes out the loads that began before `turn`.
+    pub(super) fn overtake(&mut self, secret: &SecretName, turn: Turn) -> Vec<Flight<K, V>> {
         let Some(flights) = self.by_secret.get_mut(secret) else { return Vec::new() };
-        let overtaken = flights.extract_if(.., |flight| flight.stamp.revision < revision).collect();
+        let overtaken = flights.extract_if(.., |flight| flight.stamp.turn < turn).collect();
         if flights.is_empty() {
             self.by_secret.remove(secret);
         }

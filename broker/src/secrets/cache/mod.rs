@@ -19,10 +19,11 @@ use moka::notification::RemovalCause;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::errands::Errands;
-use super::{Revision, Revisions};
+use super::revision::{Revisions, Turn};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::SecretName;
+use crate::state::{Position, Revision};
 use crate::telemetry::Counter;
 
 pub use counts::CacheAccount;
@@ -75,7 +76,7 @@ pub enum Source {
 pub(super) struct Found<V> {
     pub(super) value: V,
     pub(super) source: Source,
-    pub(super) revision: Revision,
+    pub(super) position: Option<Position>,
     pub(super) loaded: Timestamp,
     pub(super) fresh_until: Timestamp,
 }
@@ -213,18 +214,29 @@ where
         self.lines.iter().filter(|(_, line)| line.has_value()).map(|(secret, _)| secret)
     }
 
-    /// Something happened to the secret at `revision`: nothing that began to load before is served from here on. Once
-    /// this has returned, `revision` may be told to callers.
-    pub(super) fn invalidate(self: &Arc<Self>, secret: &SecretName, revision: Revision) {
+    /// Something happened to the secret at `turn`: once this has returned, nothing that began to load before is served.
+    pub(super) fn invalidate(self: &Arc<Self>, secret: &SecretName, turn: Turn) {
+        self.drop_before(&mut self.flights(), secret, turn);
+    }
+
+    /// The same, of all secrets.
+    pub(super) fn invalidate_all(self: &Arc<Self>, turn: Turn) {
         let mut flights = self.flights();
-        for overtaken in flights.overtake(secret, revision) {
+        for secret in flights.secrets() {
+            self.drop_before(&mut flights, &secret, turn);
+        }
+        self.lines.iter().for_each(|(secret, _)| self.drop_before(&mut flights, &secret, turn));
+    }
+
+    fn drop_before(self: &Arc<Self>, flights: &mut Flights<K, V>, secret: &SecretName, turn: Turn) {
+        for overtaken in flights.overtake(secret, turn) {
             overtaken.trip.told.send_replace(State::Overtaken);
             if let Some(next) = overtaken.next {
-                self.launch(&mut flights, secret, overtaken.key, next);
+                self.launch(flights, secret, overtaken.key, next);
             }
         }
         if let Some(line) = self.lines.get(secret) {
-            match line.since(revision) {
+            match line.since(turn) {
                 Some(rest) if rest.len() == line.len() => {}
                 Some(rest) => self.lines.insert(secret.clone(), Arc::new(rest)),
                 None => self.lines.invalidate(secret),
@@ -298,7 +310,7 @@ where
             return Ok(Boarding::Waiting(told));
         };
         let early_enough = demand.max_age.is_none_or(|most| is_within(flight.stamp.begun, most, now));
-        if early_enough && flight.stamp.revision >= demand.min_revision {
+        if early_enough && flight.stamp.knows(demand.min_revision) {
             self.counts.joined.add(1);
             return Ok(Boarding::Waiting(flight.trip.told.subscribe()));
         }
@@ -353,7 +365,12 @@ where
     fn launch(self: &Arc<Self>, flights: &mut Flights<K, V>, secret: &SecretName, key: K, planned: Planned<V>) {
         let Planned { load, trip, held } = planned;
         let number = flights.number();
-        let stamp = Stamp { revision: self.revisions.current(), begun: self.clock.monotonic(), wall: self.clock.now() };
+        let stamp = Stamp {
+            turn: self.revisions.turn(),
+            position: self.revisions.position(),
+            begun: self.clock.monotonic(),
+            wall: self.clock.now(),
+        };
         let (cache, name) = (Arc::clone(self), secret.clone());
         self.errands.spawn(async move {
             let ended = AssertUnwindSafe(load).catch_unwind().await;
@@ -398,7 +415,7 @@ fn found<V: Kept>(slot: &Slot<V>, source: Source) -> Result<Found<V>, Failure> {
         Ok(value) => Ok(Found {
             value: value.clone(),
             source,
-            revision: slot.stamp.revision,
+            position: slot.stamp.position,
             loaded: slot.stamp.wall,
             fresh_until: slot.fresh_until_wall,
         }),

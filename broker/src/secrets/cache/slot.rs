@@ -8,7 +8,8 @@ use super::freshness::{Verdict, spans_all_versions, verdict};
 use super::{Demand, Kept};
 use crate::clock::Timestamp;
 use crate::error::Failure;
-use crate::secrets::Revision;
+use crate::secrets::revision::Turn;
+use crate::state::{Position, Revision};
 
 /// Versions of one secret that are kept; more than anybody should need at a time.
 const MAX_SLOTS: usize = 64;
@@ -19,9 +20,17 @@ const SLOT_BYTES: usize = 350;
 /// When a load began.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stamp {
-    pub(super) revision: Revision,
+    pub(super) turn: Turn,
+    pub(super) position: Option<Position>,
     pub(super) begun: Instant,
     pub(super) wall: Timestamp,
+}
+
+impl Stamp {
+    /// What began then reflects what happened up to the revision.
+    pub(super) fn knows(&self, revision: Revision) -> bool {
+        revision == Revision::default() || self.position.is_some_and(|position| position.revision >= revision)
+    }
 }
 
 /// One answer, good or bad, and how long it may be served.
@@ -64,7 +73,7 @@ impl<V: Kept> Slot<V> {
 
     pub(super) fn satisfies(&self, demand: Demand<'_>, now: Instant) -> bool {
         let young = demand.max_age.is_none_or(|most| is_within(self.stamp.begun, most, now));
-        now < self.fresh_until && young && self.stamp.revision >= demand.min_revision
+        now < self.fresh_until && young && self.stamp.knows(demand.min_revision)
     }
 
     /// In the last part of its life, until somebody had it refreshed.
@@ -133,9 +142,9 @@ impl<K: Eq + Clone, V: Kept<Key = K>> Line<K, V> {
         Some(Self { slots: slots.into() })
     }
 
-    /// Without what was loaded before `revision`; `None` when nothing is left.
-    pub(super) fn since(&self, revision: Revision) -> Option<Self> {
-        let kept: Box<[_]> = self.slots.iter().filter(|(_, slot)| slot.stamp.revision >= revision).cloned().collect();
+    /// Without what was loaded before `turn`; `None` when nothing is left.
+    pub(super) fn since(&self, turn: Turn) -> Option<Self> {
+        let kept: Box<[_]> = self.slots.iter().filter(|(_, slot)| slot.stamp.turn >= turn).cloned().collect();
         (!kept.is_empty()).then_some(Self { slots: kept })
     }
 

@@ -11,7 +11,8 @@ use futures_util::future::BoxFuture;
 use super::world::{World, id};
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, VersionId};
-use crate::secrets::{Changed, Demand, Newest, Read, Revision, SecretBytes, Source, VersionState};
+use crate::secrets::{Demand, Newest, Read, SecretBytes, Source, Switched, VersionInfo, VersionState};
+use crate::state::Revision;
 
 const INTERLEAVINGS: u64 = 100_000;
 const THREADS: u64 = 2;
@@ -41,6 +42,7 @@ fn no_reader_gets_what_is_older_than_what_was_confirmed_to_it() {
                     ("refusals of a disabled version", seen.refused),
                     ("answers from the cache", seen.cached),
                     ("evictions", seen.evicted),
+                    ("reads while a version was withheld", seen.withheld),
                 ] {
                     assert!(count > INTERLEAVINGS / THREADS / 100, "only {count} {what}");
                 }
@@ -56,6 +58,7 @@ struct Seen {
     refused: u64,
     cached: u64,
     evicted: u64,
+    withheld: u64,
 }
 
 /// What all callers have been told so far, which is more than any one of them was.
@@ -73,6 +76,8 @@ struct Interleaving<'a> {
     seen: &'a mut Seen,
     secret: SecretName,
     told: Told,
+    /// A rotation's version, which is not the latest for anybody before it is promoted.
+    withheld: Option<u64>,
     readers: usize,
     callers: Vec<BoxFuture<'a, Done>>,
 }
@@ -80,8 +85,8 @@ struct Interleaving<'a> {
 /// How a call ended.
 enum Done {
     Read { known: Told, version: VersionId, demand: Demand<'static>, read: Result<Read, Failure> },
-    Added(Result<Changed, Failure>),
-    Disabled(u64, Result<Changed, Failure>),
+    Added(Result<VersionInfo, Failure>),
+    Disabled(u64, Result<Switched, Failure>),
 }
 
 impl<'a> Interleaving<'a> {
@@ -89,7 +94,7 @@ impl<'a> Interleaving<'a> {
         let secret = SecretName::parse(&format!("stores/main/secrets/s{seed}")).unwrap();
         world.store.put(&secret, 1);
         let told = Told { newest: 1, ..Told::default() };
-        Self { world, seed, random: Random(seed), seen, secret, told, readers: 0, callers: Vec::new() }
+        Self { world, seed, random: Random(seed), seen, secret, told, withheld: None, readers: 0, callers: Vec::new() }
     }
 
     async fn run(mut self) {
@@ -108,6 +113,7 @@ impl<'a> Interleaving<'a> {
             tokio::task::yield_now().await;
             self.poll();
         }
+        self.world.secrets.pin(&self.secret, None);
         let mut script = self.world.store.script();
         script.versions.clear();
         script.lag = 0;
@@ -115,7 +121,7 @@ impl<'a> Interleaving<'a> {
 
     fn step(&mut self) {
         let world = self.world;
-        match self.random.below(13) {
+        match self.random.below(15) {
             0..=3 if self.readers < READERS => self.read(),
             0..=6 if world.store.held() > 0 => {
                 let failure = (self.random.below(8) == 0).then_some(Reason::ProviderUnavailable);
@@ -139,19 +145,37 @@ impl<'a> Interleaving<'a> {
             10 => world.clock.advance(Duration::from_secs([1, 240, 301][self.random.below(3) as usize])),
             // Made elsewhere, and told by an event at the next revision.
             11 => {
-                let number = {
-                    let mut script = world.store.script();
-                    let versions = script.versions.get_mut(&self.secret).unwrap();
-                    versions.push(VersionState::Enabled);
-                    versions.len() as u64
-                };
-                let revision = Revision::new(world.secrets.revisions().current().get() + 1);
-                let newest = Newest { id: number.to_string().into(), created: None };
-                world.secrets.invalidate(&self.secret, Some(newest), revision);
-                self.confirm(number, revision);
+                let number = self.put();
+                self.confirm(number);
             }
             12 => world.secrets.tidy(),
+            // A rotation pins what is current, and then adds its own.
+            13 if self.withheld.is_none() => {
+                self.pin(Some(self.told.newest));
+                self.withheld = Some(self.put());
+            }
+            // It promotes it; or abandons it, and then nothing happens until somebody adds another.
+            13 => {
+                if let Some(number) = self.withheld.take_if(|_| self.random.below(2) == 0) {
+                    self.confirm(number);
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// Adds a version of which nobody is told.
+    fn put(&self) -> u64 {
+        let mut script = self.world.store.script();
+        let versions = script.versions.get_mut(&self.secret).unwrap();
+        versions.push(VersionState::Enabled);
+        versions.len() as u64
+    }
+
+    fn pin(&self, version: Option<u64>) {
+        let version = version.map(|number| number.to_string().into());
+        if self.world.secrets.pin(&self.secret, version) {
+            self.world.secrets.invalidate(&self.secret, None);
         }
     }
 
@@ -201,18 +225,23 @@ impl<'a> Interleaving<'a> {
                 self.readers -= 1;
                 self.check(&known, &version, demand, &read);
             }
-            Done::Added(Ok(added)) => self.confirm(added.version.id.parse().unwrap(), added.revision),
-            Done::Disabled(number, Ok(changed)) => {
+            Done::Added(Ok(added)) => self.confirm(added.id.parse().unwrap()),
+            Done::Disabled(number, Ok(_)) => {
                 self.told.disabled.insert(number);
-                self.confirm(0, changed.revision);
+                self.confirm(0);
             }
             Done::Added(Err(_)) | Done::Disabled(_, Err(_)) => {}
         }
     }
 
-    fn confirm(&mut self, newest: u64, revision: Revision) {
+    /// The rotation log tells of what happened, and of the version that is the newest by it.
+    fn confirm(&mut self, newest: u64) {
         self.told.newest = self.told.newest.max(newest);
-        self.told.revision = self.told.revision.max(revision);
+        self.withheld.take_if(|withheld| *withheld < self.told.newest);
+        self.pin(self.withheld.map(|_| self.told.newest));
+        let added = (newest > 0).then(|| Newest { id: newest.to_string().into(), created: None });
+        self.world.secrets.invalidate(&self.secret, added);
+        self.told.revision = self.world.told();
     }
 
     fn check(&mut self, known: &Told, version: &VersionId, demand: Demand<'_>, read: &Result<Read, Failure>) {
@@ -224,8 +253,11 @@ impl<'a> Interleaving<'a> {
         let number: u64 = answer.fetched.version.id.parse().unwrap();
         assert_eq!(answer.fetched.payload.expose(), number.to_string().as_bytes(), "seed {seed}");
         assert!(!known.disabled.contains(&number), "seed {seed}: {number} was disabled");
-        assert!(answer.revision >= demand.min_revision, "seed {seed}: {} was demanded", demand.min_revision);
+        let position = answer.position.map(|position| position.revision).unwrap_or_default();
+        assert!(position >= demand.min_revision, "seed {seed}: {} was demanded", demand.min_revision);
         if *version == VersionId::Latest {
+            assert_ne!(Some(number), self.withheld, "seed {seed}: {number} was not promoted");
+            seen.withheld += u64::from(self.withheld.is_some());
             assert!(number >= known.newest, "seed {seed}: {number} after {} was confirmed", known.newest);
         }
         seen.after_confirmation += u64::from(known.newest > 1);

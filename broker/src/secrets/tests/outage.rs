@@ -6,7 +6,7 @@ use super::world::{FRESHNESS, World, db, id, settle, until};
 use crate::clock::Clock as _;
 use crate::error::Reason;
 use crate::names::{SecretName, VersionId};
-use crate::secrets::{Demand, Revision, Source};
+use crate::secrets::{Demand, Source};
 
 const SECRETS: usize = 1_000;
 
@@ -137,7 +137,7 @@ async fn nothing_stale_outlives_an_event_of_its_secret() {
     world.store.script().failure = Some(Reason::ProviderUnavailable);
     world.clock.advance(FRESHNESS.latest);
     assert_eq!(world.latest().await.unwrap().source, Source::Stale);
-    world.secrets.invalidate(&db(), None, Revision::new(1));
+    world.secrets.invalidate(&db(), None);
     assert_eq!(id(&world.latest().await), Err(Reason::ProviderUnavailable));
 }
 

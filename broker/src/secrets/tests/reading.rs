@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::world::{FRESHNESS, World, db, id, settle, until};
+use super::world::{FRESHNESS, World, at, db, id, settle, until};
 use crate::error::{Detail, Reason};
 use crate::names::{SecretName, VersionId};
-use crate::secrets::{Demand, Freshness, Newest, Revision, Source, VersionState};
+use crate::secrets::{Demand, Freshness, Newest, Source, VersionState};
+use crate::state::Revision;
 
 const ASK: Demand<'static> = Demand { max_age: Some(Duration::ZERO), min_revision: Revision::new(0), epoch: "" };
 
@@ -25,7 +26,7 @@ async fn a_load_that_began_before_an_invalidation_is_never_kept_and_answers_nobo
 
     // Version 2 comes about while version 1 is on its way.
     world.store.put(&db(), 2);
-    world.secrets.invalidate(&db(), None, Revision::new(1));
+    world.secrets.invalidate(&db(), None);
     until(|| world.store.held() == 2).await;
     world.store.release(0, None);
     settle().await;
@@ -35,7 +36,6 @@ async fn a_load_that_began_before_an_invalidation_is_never_kept_and_answers_nobo
 
     let kept = world.latest().await;
     assert_eq!((id(&kept), kept.as_ref().unwrap().source), (Ok("2"), Source::Cache));
-    assert_eq!(kept.unwrap().revision, Revision::new(1));
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn an_overtaken_load_that_lands_last_does_not_replace_what_is_kept() {
     let read = world.begin(Demand::default());
     until(|| world.store.held() == 1).await;
     world.store.put(&db(), 2);
-    world.secrets.invalidate(&db(), None, Revision::new(1));
+    world.secrets.invalidate(&db(), None);
     until(|| world.store.held() == 2).await;
     world.store.release(1, None);
     assert_eq!(id(&read.await.unwrap()), Ok("2"));
@@ -348,15 +348,16 @@ async fn min_revision_is_met_or_refused() {
     world.latest().await.unwrap();
     let revision = world.add().await;
     let read = world.demand(at_least(revision)).await.unwrap();
-    assert!(&*read.fetched.version.id == "2" && read.revision >= revision);
+    assert!(&*read.fetched.version.id == "2" && read.position.unwrap().revision >= revision);
     assert_eq!(world.demand(at_least(revision)).await.unwrap().source, Source::Cache);
 
     // Another secret's event: what was loaded before it does not meet the demand, and is no worse for others.
     let other = "stores/main/secrets/other";
-    world.secrets.invalidate(&SecretName::parse(other).unwrap(), None, Revision::new(5));
+    world.secrets.invalidate(&SecretName::parse(other).unwrap(), None);
+    world.secrets.reach(at(5));
     assert_eq!(world.latest().await.unwrap().source, Source::Cache);
     let read = world.demand(at_least(Revision::new(5))).await.unwrap();
-    assert_eq!((read.source, read.revision), (Source::Provider, Revision::new(5)));
+    assert_eq!((read.source, read.position), (Source::Provider, Some(at(5))));
 
     let Err(failure) = world.demand(at_least(Revision::new(6))).await else { panic!("served the future") };
     assert_eq!(failure.reason(), Reason::RevisionNotReached);
@@ -364,7 +365,7 @@ async fn min_revision_is_met_or_refused() {
     let elsewhere = Demand { epoch: "another", ..at_least(revision) };
     assert_eq!(id(&world.demand(elsewhere).await), Err(Reason::EpochChanged));
     assert_eq!(id(&world.demand(Demand { epoch: "another", ..Demand::default() }).await), Ok("2"));
-    let epoch = world.secrets.revisions().epoch().to_string();
+    let epoch = at(5).epoch.to_string();
     assert_eq!(id(&world.demand(Demand { epoch: &epoch, ..at_least(revision) }).await), Ok("2"));
 }
 
@@ -380,7 +381,7 @@ async fn an_invalidation_reaches_all_versions_of_its_secret_and_no_other() {
         world.version(version).await.unwrap();
     }
     read_other().await.unwrap();
-    world.secrets.invalidate(&db(), None, Revision::new(1));
+    world.secrets.invalidate(&db(), None);
     world.store.script().versions.insert(db(), vec![VersionState::Disabled; 2]);
     assert_eq!(id(&world.latest().await), Err(Reason::VersionDisabled));
     for version in ["1", "2"] {
@@ -399,7 +400,7 @@ async fn latest_is_fetched_by_its_number_while_the_store_lags_behind_what_was_co
     // An event tells of a third, made elsewhere.
     world.store.put(&db(), 3);
     world.store.script().lag = 2;
-    world.secrets.invalidate(&db(), Some(Newest { id: "3".into(), created: None }), Revision::new(2));
+    world.secrets.invalidate(&db(), Some(Newest { id: "3".into(), created: None }));
     assert_eq!(id(&world.latest().await), Ok("3"));
     // A fourth that nobody told of is found as soon as the store tells.
     world.store.put(&db(), 4);
@@ -409,6 +410,49 @@ async fn latest_is_fetched_by_its_number_while_the_store_lags_behind_what_was_co
     world.store.script().lag = 2;
     world.clock.advance(FRESHNESS.latest);
     assert_eq!(id(&world.latest().await), Ok("4"), "what was read once was taken back");
+}
+
+#[tokio::test]
+async fn a_pinned_secret_has_no_other_latest_and_other_versions_are_read_by_their_ids() {
+    let world = World::new();
+    world.store.put(&db(), 1);
+    world.latest().await.unwrap();
+    assert!(world.secrets.pin(&db(), Some("1".into())));
+    assert!(!world.secrets.pin(&db(), Some("1".into())), "told twice, it is no news");
+    world.store.put(&db(), 2);
+    world.secrets.invalidate(&db(), None);
+    assert_eq!(id(&world.latest().await), Ok("1"));
+    assert_eq!(id(&world.demand(ASK).await), Ok("1"));
+    assert_eq!(id(&world.version("2").await), Ok("2"));
+    assert!(world.secrets.pin(&db(), None));
+    world.secrets.invalidate(&db(), Some(Newest { id: "2".into(), created: None }));
+    assert_eq!(id(&world.latest().await), Ok("2"));
+}
+
+#[tokio::test]
+async fn after_a_gap_in_the_log_nothing_kept_is_served_and_no_revision_is_known() {
+    let world = World::new();
+    let other = SecretName::parse("stores/main/secrets/other").unwrap();
+    world.store.put(&db(), 1);
+    world.store.put(&other, 1);
+    let revision = world.add().await;
+    world.latest().await.unwrap();
+    world.secrets.labels(&db()).await.unwrap();
+    world.secrets.read(&other, &VersionId::Latest, Demand::default()).await.unwrap();
+    world.store.script().holds = true;
+    let read = world.begin(ASK);
+    until(|| world.store.held() == 1).await;
+    world.store.put(&db(), 3);
+    world.secrets.begin_anew([(other.clone(), "1".into())].into());
+    world.store.put(&other, 2);
+    world.store.script().holds = false;
+    world.store.release(0, None);
+    assert_eq!(id(&read.await.unwrap()), Ok("3"), "the load from before the gap answered");
+    assert_eq!(id(&world.secrets.read(&other, &VersionId::Latest, Demand::default()).await), Ok("1"), "not pinned");
+    assert_eq!(id(&world.demand(at_least(revision)).await), Err(Reason::RevisionNotReached));
+    assert_eq!(world.latest().await.unwrap().position, None);
+    world.secrets.labels(&db()).await.unwrap();
+    assert_eq!(world.store.script().describes, 2);
 }
 
 #[tokio::test]
@@ -434,7 +478,6 @@ async fn a_change_goes_on_when_its_caller_leaves_and_is_known() {
     assert!(change.await.is_err());
     world.store.script().holds = false;
     world.store.release(0, None);
-    until(|| world.secrets.revisions().current() == Revision::new(1)).await;
     settle().await;
     assert_eq!(id(&world.latest().await), Err(Reason::VersionDisabled));
 }
@@ -444,14 +487,14 @@ async fn what_was_so_already_is_no_change_and_drops_what_is_kept() {
     let world = World::new();
     world.store.put(&db(), 1);
     world.latest().await.unwrap();
-    let disable = async || world.secrets.switch(db(), VersionId::exact("1").unwrap(), false).await.unwrap().revision;
+    let disable = async || world.secrets.switch(db(), VersionId::exact("1").unwrap(), false).await.unwrap().changed;
     // Disabled elsewhere, and nobody told.
     world.store.script().versions.insert(db(), vec![VersionState::Disabled]);
     assert_eq!(id(&world.latest().await), Ok("1"));
-    assert_eq!(disable().await, Revision::default());
+    assert!(!disable().await);
     assert_eq!(id(&world.latest().await), Err(Reason::VersionDisabled));
     world.store.put(&db(), 1);
-    assert!(disable().await > Revision::default());
+    assert!(disable().await);
 }
 
 #[tokio::test]

@@ -12,9 +12,10 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, StoreName, VersionId};
 use crate::secrets::{
-    CacheSettings, Demand, Fetched, Labels, Listing, Newest, Page, Provider, Read, Revision, SecretBytes, SecretInfo,
-    Secrets, Switched, VersionInfo, VersionState,
+    CacheSettings, Demand, Fetched, Labels, Listing, Newest, Page, Provider, Read, SecretBytes, SecretInfo, Secrets,
+    Switched, VersionInfo, VersionState,
 };
+use crate::state::Revision;
 
 const RUNS: u64 = 2_000;
 const STEPS: usize = 12;
@@ -40,7 +41,7 @@ async fn a_version_that_nobody_told_of_is_read_although_one_of_its_second_was() 
     world.vault.put();
     assert_eq!(id(&world.read(ASK).await), Ok(&*world.vault.newest().id));
     world.vault.put();
-    world.secrets.invalidate(&db(), None, Revision::new(1));
+    world.secrets.invalidate(&db(), None);
     assert_eq!(id(&world.read(Demand::default()).await), Ok(&*world.vault.newest().id));
 }
 
@@ -85,8 +86,7 @@ async fn interleave(seed: u64) -> u64 {
             6 => {
                 world.vault.put();
                 if random.below(2) == 0 {
-                    let revision = Revision::new(world.secrets.revisions().current().get() + 1);
-                    world.secrets.invalidate(&db(), Some(Newest::from(&world.vault.newest())), revision);
+                    world.secrets.invalidate(&db(), Some(Newest::from(&world.vault.newest())));
                     *told.lock().unwrap() = world.vault.count();
                 }
             }
@@ -116,7 +116,7 @@ impl World {
         let vault = Arc::new(Vault { clock: Arc::clone(&shared), versions: Mutex::default() });
         let name = StoreName::from_id("main").unwrap();
         let settings = CacheSettings { size: 64 << 20, stores: [(name.clone(), FRESHNESS)].into() };
-        let secrets = Secrets::new([(name, Arc::clone(&vault) as _)].into(), &settings, &shared).unwrap();
+        let secrets = Secrets::new([(name, Arc::clone(&vault) as _)].into(), &settings, &shared);
         Self { secrets, vault, clock }
     }
 
@@ -125,7 +125,7 @@ impl World {
     }
 
     async fn add(&self) -> VersionInfo {
-        self.secrets.add_to(db(), SecretBytes::new(Vec::new()), None).await.unwrap().version
+        self.secrets.add_to(db(), SecretBytes::new(Vec::new()), None).await.unwrap()
     }
 }
 

@@ -12,9 +12,10 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, StoreName, VersionId};
 use crate::secrets::{
-    CacheSettings, Demand, Fetched, Freshness, Labels, Listing, Page, Provider, Read, Revision, SecretBytes,
-    SecretInfo, Secrets, Switched, VersionInfo, VersionState,
+    CacheSettings, Demand, Fetched, Freshness, Labels, Listing, Page, Provider, Read, SecretBytes, SecretInfo, Secrets,
+    Switched, VersionInfo, VersionState,
 };
+use crate::state::{Epoch, Position, Revision};
 
 pub(super) const FRESHNESS: Freshness = Freshness {
     latest: Duration::from_mins(5),
@@ -23,10 +24,16 @@ pub(super) const FRESHNESS: Freshness = Freshness {
     stale: Duration::from_hours(1),
 };
 
+/// Stands in for the rotation log's.
+pub(super) fn at(revision: u64) -> Position {
+    Position { epoch: Epoch::parse(&"1".repeat(32)).unwrap(), revision: Revision::new(revision) }
+}
+
 pub(super) struct World {
     pub(super) secrets: Secrets,
     pub(super) store: Arc<Scripted>,
     pub(super) clock: Arc<ManualClock>,
+    revision: AtomicU64,
 }
 
 impl World {
@@ -48,8 +55,8 @@ impl World {
         let settings = CacheSettings { size, stores: [(name.clone(), freshness)].into() };
         let provider: Arc<dyn Provider> = Arc::clone(&store) as _;
         let shared: crate::clock::SharedClock = Arc::clone(&clock) as _;
-        let secrets = Secrets::new([(name, provider)].into(), &settings, &shared).unwrap();
-        Self { secrets, store, clock }
+        let secrets = Secrets::new([(name, provider)].into(), &settings, &shared);
+        Self { secrets, store, clock, revision: AtomicU64::new(0) }
     }
 
     pub(super) async fn latest(&self) -> Result<Read, Failure> {
@@ -65,7 +72,15 @@ impl World {
     }
 
     pub(super) async fn add(&self) -> Revision {
-        self.secrets.add_to(db(), SecretBytes::new(Vec::new()), None).await.unwrap().revision
+        self.secrets.add_to(db(), SecretBytes::new(Vec::new()), None).await.unwrap();
+        self.told()
+    }
+
+    /// What happened last was told, as the rotation log does it.
+    pub(super) fn told(&self) -> Revision {
+        let position = at(self.revision.fetch_add(1, SeqCst) + 1);
+        self.secrets.reach(position);
+        position.revision
     }
 
     /// A read that goes on by itself.
