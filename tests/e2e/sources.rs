@@ -297,6 +297,13 @@ async fn a_version_added_in_a_key_vault_is_read_after_its_event_in_either_schema
     let unlisted = vault_data(&host, "0123456789abcdef0123456789abcdef");
     let event = in_event_grids_schema(NEW_VERSION, &unlisted).to_string();
     assert_eq!(world.post("/events/grid", &token, event).await, StatusCode::SERVICE_UNAVAILABLE);
+    for (secret, version) in [("api_key", "0123456789abcdef0123456789abcdef"), ("api-key", "latest")] {
+        let data = json!({ "Id": format!("https://{host}/secrets/{secret}/{version}") });
+        let event = in_cloud_events_schema(NEW_VERSION, &data).to_string();
+        let before = world.clouds.key_vault.requests();
+        assert_eq!(world.post("/events/grid", &token, event).await, StatusCode::BAD_REQUEST, "{data}");
+        assert_eq!(world.clouds.key_vault.requests(), before, "the vault is not asked about it");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use crate::audit::Mode;
 use crate::identity::CertificateName;
 use crate::identity::token::{Algorithm, KeySource};
 use crate::providers::credential::{AzureIdentity, GoogleIdentity, IdTokenSigner};
+use crate::rotation::sources::SourceSettings;
 use crate::transport::{ClientCertificate, TlsVersion};
 
 fn parse(text: &str) -> Result<Config, Problems> {
@@ -398,6 +399,55 @@ fn refuses_a_credential_that_is_not_there_or_of_the_other_cloud() {
         "keyferry.toml:18:14: [stores.a] credential: \"google\" is of the other cloud; name one such as of kind \
          \"azure-managed-identity\""
     );
+}
+
+#[test]
+fn says_what_a_source_of_events_still_needs() {
+    let stores = "[credentials.google]\nkind = \"google-metadata\"\n[credentials.azure]\nkind = \"azure-managed-identity\"\n\
+                  [stores.gcp]\nkind = \"gcp\"\nproject = \"example\"\n\
+                  [stores.vault]\nkind = \"azure\"\nvault_url = \"https://abc.vault.azure.net\"\n";
+    let report = |events: &str| report(&format!("{stores}{events}"));
+    let pulled = |stores: &str| {
+        format!("[events.e]\nkind = \"pubsub\"\nstores = [{stores}]\nsubscription = \"projects/p/subscriptions/s\"\n")
+    };
+    for (events, expected) in [
+        (
+            pulled("\"gcp\""),
+            "whose project Google's events call by its number; write project_number under [stores.gcp]",
+        ),
+        (pulled("\"vault\""), "names \"vault\", which is not of the cloud that this source is of; remove it"),
+        (pulled("\"none\""), "names \"none\", and there is no [stores.none]; add it"),
+        (pulled(""), "[events.e] stores: is empty; write a list, each the name of a store"),
+        (
+            "[events.e]\nkind = \"event-grid\"\nstores = [\"vault\"]\naudience = \"a\"\n\
+             tenant = \"11f0c0de-0000-4000-8000-00000000000a\"\n"
+                .to_owned(),
+            "[events.e] kind: delivers to the web port, which is off; write [listen] web, such as \":7444\"",
+        ),
+        (pulled("\"gcp\"").replace("projects/p/", ""), "is not a subscription's full name"),
+    ] {
+        let report = report(&events);
+        assert!(report.contains(expected), "{report}");
+    }
+}
+
+#[test]
+fn event_grids_tokens_are_its_tenants_in_both_their_forms() {
+    let tenant = "11f0c0de-0000-4000-8000-00000000000a";
+    let text = format!(
+        "{SMALLEST}[listen]\nweb = \":7444\"\n[credentials.azure]\nkind = \"azure-managed-identity\"\n\
+         [stores.vault]\nkind = \"azure\"\nvault_url = \"https://abc.vault.azure.net\"\n\
+         [events.grid]\nkind = \"event-grid\"\nstores = [\"vault\"]\naudience = \"a\"\ntenant = \"{tenant}\"\n"
+    );
+    let config = parse(&text).unwrap();
+    let SourceSettings::EventGrid(sender) = &config.events["grid"].source else { panic!("{:?}", config.events) };
+    let issuers: Vec<_> = sender.issuers.iter().map(|issuer| (issuer.name.as_str(), issuer.url.as_str())).collect();
+    let (old, new) =
+        (format!("https://sts.windows.net/{tenant}/"), format!("https://login.microsoftonline.com/{tenant}/v2.0"));
+    assert_eq!(issuers, [("grid-1", &*old), ("grid-2", &*new)]);
+    assert!(sender.issuers.iter().all(|issuer| issuer.audiences == ["a"] && issuer.algorithms == [Algorithm::Rs256]));
+    let demands: Vec<_> = sender.demands.iter().map(|demand| demand.value.as_str()).collect();
+    assert_eq!(demands, [tenant, "4962773b-9cdb-44cf-a8bf-237846a00ab7", "AzureEventGridSecureWebhookSubscriber"]);
 }
 
 const BOTH_WAYS: &str = r#"

@@ -1,7 +1,8 @@
 //! The status for programs: the contract's names, times as text, what is absent as null.
 
 use keyferry_proto::v1::{
-    BrokerStatus, CloudCredentialStatus, ErrorDetail, QuotaLedgerEntry, ReloadStatus, StoreKind, StoreStatus,
+    BrokerStatus, CloudCredentialStatus, ErrorDetail, EventSourceStatus, QuotaLedgerEntry, ReloadStatus, StoreKind,
+    StoreStatus,
 };
 use serde_json::{Value, json};
 
@@ -93,6 +94,16 @@ fn store(store: &StoreStatus) -> Value {
         "quota": store.quota.iter().map(ledger_entry).collect::<Vec<_>>(),
         "success_time": at(store.success_time.as_ref()),
         "last_error": error(store.last_error.as_ref()),
+        "event_sources": store.event_sources.iter().map(event_source).collect::<Vec<_>>(),
+    })
+}
+
+fn event_source(source: &EventSourceStatus) -> Value {
+    json!({
+        "source": source.source,
+        "health": health(source.health()),
+        "receive_time": at(source.receive_time.as_ref()),
+        "last_error": error(source.last_error.as_ref()),
     })
 }
 

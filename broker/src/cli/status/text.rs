@@ -1,8 +1,8 @@
 //! The status for people: a line for each part, and tables under the stores.
 
 use keyferry_proto::v1::{
-    BrokerStatus, CacheStatus, CloudCredentialStatus, ErrorDetail, HealthState, LeaseCounts, QuotaLedgerEntry,
-    ReloadStatus, StoreKind, StoreStatus,
+    BrokerStatus, CacheStatus, CloudCredentialStatus, ErrorDetail, EventSourceStatus, HealthState, LeaseCounts,
+    QuotaLedgerEntry, ReloadStatus, StoreKind, StoreStatus,
 };
 
 use super::{circuit, health, operation};
@@ -115,6 +115,7 @@ fn of_store(store: &StoreStatus) -> Vec<String> {
         lines.push(format!("  circuit     {state}{}; last answer {success}", retry.unwrap_or_default()));
     }
     lines.extend(store.credential.iter().map(of_credential));
+    lines.extend(store.event_sources.iter().map(of_source));
     lines.extend(store.last_error.iter().map(|error| format!("  last error  {}", told(error))));
     if !store.quota.is_empty() {
         let header = ["class", "window", "limit", "used", "left", "forecast", "throttled", "refused", "used up"];
@@ -123,6 +124,12 @@ fn of_store(store: &StoreStatus) -> Vec<String> {
         lines.extend(table(&rows).into_iter().map(|row| format!("  {row}")));
     }
     lines
+}
+
+fn of_source(source: &EventSourceStatus) -> String {
+    let error = source.last_error.as_ref().map(|error| format!("; {}", told(error)));
+    let (state, last) = (health(source.health()), shown(source.receive_time.as_ref()));
+    format!("  {:<11} {state}, last {last}{}", source.source, error.unwrap_or_default())
 }
 
 fn ledger_row(entry: &QuotaLedgerEntry) -> Vec<String> {

@@ -10,7 +10,6 @@ mod sender;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, Method, Request, StatusCode};
@@ -55,13 +54,6 @@ impl Room {
     pub fn new(within: Duration) -> Self {
         Self { bodies: Arc::new(Semaphore::new(BODIES)), within }
     }
-
-    async fn read(&self, body: Incoming) -> Result<Bytes, Answer> {
-        let Ok(_place) = self.bodies.try_acquire() else {
-            return Err(answer::text(StatusCode::SERVICE_UNAVAILABLE, "too many deliveries at a time; send it again"));
-        };
-        body::read(body, self.within).await
-    }
 }
 
 /// Where Pub/Sub pushes to.
@@ -104,7 +96,11 @@ impl<D: Dialect> Webhook<D> {
             self.intake.refused(failure);
             return answer;
         }
-        match self.room.read(body).await {
+        // Until it is dealt with: the place bounds the memory that bodies take.
+        let Ok(_place) = self.room.bodies.try_acquire() else {
+            return answer::text(StatusCode::SERVICE_UNAVAILABLE, "too many deliveries at a time; send it again");
+        };
+        match body::read(body, self.room.within).await {
             Ok(body) => self.dialect.take(&body, &self.intake).await,
             Err(refusal) => refusal,
         }

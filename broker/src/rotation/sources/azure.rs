@@ -27,17 +27,20 @@ pub fn read(event: &Value, places: &Places) -> Told {
     };
     let subject = find(event, "data").and_then(Value::as_object).and_then(Subject::of);
     let Some(subject) = subject else { return Told::Unreadable("an event does not say which secret it is about") };
-    let Some(secret) = places.vault(subject.vault, subject.secret) else { return Told::OfNoConcern };
+    let secrets = places.vault(subject.vault, subject.secret);
+    if secrets.is_empty() {
+        return Told::OfNoConcern;
+    }
     let Ok(version) = VersionId::exact(subject.version) else {
         return Told::Unreadable("an event's version is none that a key vault has");
     };
     let happened = text(event, "eventTime").or_else(|| text(event, "time")).and_then(time);
     let version = version.as_str().into();
     if is_new {
-        return Told::Added { secret, version, happened };
+        return Told::Added { secrets, version, happened };
     }
     let fact = Fact::NearExpiry(version);
-    Told::Fact(secret, Observation { fact, origin: Origin::EventGrid, happened })
+    Told::Fact(secrets, Observation { fact, origin: Origin::EventGrid, happened })
 }
 
 struct Subject<'a> {
@@ -94,7 +97,7 @@ mod tests {
 
     fn added(told: &Told) -> Option<(&str, &str, Option<Timestamp>)> {
         match told {
-            Told::Added { secret, version, happened } => Some((secret.as_str(), version, *happened)),
+            Told::Added { secrets, version, happened } => Some((secrets[0].as_str(), version, *happened)),
             Told::Fact(..) | Told::OfNoConcern | Told::Unreadable(_) => None,
         }
     }
@@ -128,10 +131,10 @@ mod tests {
     #[test]
     fn a_version_that_ends_soon_or_has_ended_is_told_so() {
         for kind in ["Microsoft.KeyVault.SecretNearExpiry", "Microsoft.KeyVault.SecretExpired"] {
-            let Told::Fact(secret, told) = read(&json!({ "type": kind, "data": data(&id()) }), &places()) else {
+            let Told::Fact(secrets, told) = read(&json!({ "type": kind, "data": data(&id()) }), &places()) else {
                 panic!("{kind}")
             };
-            assert_eq!((secret.as_str(), told.fact), ("stores/azure/secrets/db", Fact::NearExpiry(VERSION.into())));
+            assert_eq!((secrets[0].as_str(), told.fact), ("stores/azure/secrets/db", Fact::NearExpiry(VERSION.into())));
         }
     }
 

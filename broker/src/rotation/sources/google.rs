@@ -18,7 +18,10 @@ pub fn read(attributes: &HashMap<String, String>, places: &Places) -> Told {
     let Some(name) = get("secretId") else {
         return Told::Unreadable("the message has no secretId, which Secret Manager's have");
     };
-    let Some(secret) = places.google(name) else { return Told::OfNoConcern };
+    let secrets = places.google(name);
+    if secrets.is_empty() {
+        return Told::OfNoConcern;
+    }
     let happened = get("timestamp").and_then(time);
     let fact = match about {
         About::Secret(fact) => fact,
@@ -31,7 +34,7 @@ pub fn read(attributes: &HashMap<String, String>, places: &Places) -> Told {
             None => return Told::Unreadable("the message's versionId is not one of its secretId"),
         },
     };
-    Told::Fact(secret, Observation { fact, origin: Origin::PubSub, happened })
+    Told::Fact(secrets, Observation { fact, origin: Origin::PubSub, happened })
 }
 
 enum About {
@@ -68,6 +71,7 @@ mod tests {
     use super::super::places::tests::places;
     use super::*;
     use crate::clock::Timestamp;
+    use crate::names::SecretName;
 
     const SECRET: &str = "projects/123456789012/secrets/db";
 
@@ -88,8 +92,8 @@ mod tests {
     }
 
     fn fact(told: Told) -> Fact {
-        let Told::Fact(secret, observation) = told else { panic!("{told:?}") };
-        assert_eq!(secret.as_str(), "stores/gcp/secrets/db");
+        let Told::Fact(secrets, observation) = told else { panic!("{told:?}") };
+        assert_eq!(secrets, [SecretName::parse("stores/gcp/secrets/db").unwrap()]);
         assert_eq!(observation.origin, Origin::PubSub);
         observation.fact
     }

@@ -111,70 +111,84 @@ impl Intake {
 
     async fn record(&self, told: Told) -> Result<Outcome, Failure> {
         let source = &*self.name;
-        let (secret, observation) = match told {
-            Told::Fact(secret, observation) => (secret, observation),
-            Told::Added { secret, version, happened } => match self.addition(&secret, version, happened).await? {
-                Some(observation) => (secret, observation),
-                None => return Ok(Outcome::OfNoConcern),
-            },
-            Told::OfNoConcern => {
-                tracing::debug!(source, "an event that concerns no store of this source");
-                return Ok(Outcome::OfNoConcern);
-            }
+        if !self.is_possible(&told) {
+            tracing::warn!(source, "an event whose names its store cannot have; nothing was changed");
+            return Ok(Outcome::Unreadable);
+        }
+        let observed: Vec<_> = match told {
+            Told::Fact(secrets, observation) => secrets.into_iter().zip(std::iter::repeat(observation)).collect(),
+            Told::Added { secrets, version, happened } => self.additions(secrets, &version, happened).await?,
+            Told::OfNoConcern => Vec::new(),
             Told::Unreadable(fault) => {
                 tracing::warn!(source, fault, "an event that cannot be read; nothing was changed");
                 return Ok(Outcome::Unreadable);
             }
         };
-        if !self.is_possible(&secret, &observation) {
-            tracing::warn!(source, %secret, "an event whose names its store cannot have; nothing was changed");
-            return Ok(Outcome::Unreadable);
+        if observed.is_empty() {
+            tracing::debug!(source, "an event that concerns no store of this source");
+            return Ok(Outcome::OfNoConcern);
         }
-        let changed = self.log.observe(&secret, &observation).await?.changed;
-        tracing::info!(source, %secret, fact = ?observation.fact, changed, "told of a secret");
-        Ok(if changed { Outcome::Changed } else { Outcome::Known })
+        let mut outcome = Outcome::Known;
+        for (secret, observation) in observed {
+            let changed = self.log.observe(&secret, &observation).await?.changed;
+            tracing::info!(source, %secret, fact = ?observation.fact, changed, "told of a secret");
+            if changed {
+                outcome = Outcome::Changed;
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn additions(
+        &self,
+        secrets: Vec<SecretName>,
+        version: &Arc<str>,
+        happened: Option<Timestamp>,
+    ) -> Result<Vec<(SecretName, Observation)>, Failure> {
+        let mut additions = Vec::new();
+        for secret in secrets {
+            let mark = self.addition(&secret, version).await?;
+            additions.extend(mark.map(|mark| {
+                let fact = Fact::VersionAdded(mark);
+                (secret, Observation { fact, origin: Origin::EventGrid, happened })
+            }));
+        }
+        Ok(additions)
     }
 
     /// A vault's versions have no order but that of the seconds in which they were created, which only the vault tells.
     /// It is not asked about what is known.
-    async fn addition(
-        &self,
-        secret: &SecretName,
-        version: Arc<str>,
-        happened: Option<Timestamp>,
-    ) -> Result<Option<Observation>, Failure> {
+    async fn addition(&self, secret: &SecretName, version: &Arc<str>) -> Result<Option<VersionMark>, Failure> {
         let Some(provider) = self.providers.get(secret.store()) else { return Ok(None) };
         let known = self.log.standing(secret).await?;
-        let known = known.as_ref().and_then(|standing| standing.record.version(&version));
-        let mark = match known.filter(|known| known.created.is_some()) {
-            Some(known) => VersionMark { id: version, created: known.created, state: known.state },
-            None => match provider.versions(secret, Page { size: VERSIONS, token: None }).await {
-                Ok(listed) => match listed.items.iter().find(|listed| listed.id == version) {
-                    Some(found) => VersionMark::from(found),
-                    None if listed.next.is_some() => return Ok(None),
-                    None => return Err(not_there_yet(secret)),
-                },
-                // It was deleted since.
-                Err(failure) if failure.reason() == Reason::SecretNotFound => return Ok(None),
-                Err(failure) => return Err(failure),
+        let known = known.as_ref().and_then(|standing| standing.record.version(version));
+        if let Some(known) = known.filter(|known| known.created.is_some()) {
+            return Ok(Some(VersionMark { id: Arc::clone(version), created: known.created, state: known.state }));
+        }
+        match provider.versions(secret, Page { size: VERSIONS, token: None }).await {
+            Ok(listed) => match listed.items.iter().find(|listed| listed.id == *version) {
+                Some(found) => Ok(Some(VersionMark::from(found))),
+                // There are newer ones in plenty.
+                None if listed.next.is_some() => Ok(None),
+                None => Err(not_there_yet(secret)),
             },
-        };
-        Ok(Some(Observation { fact: Fact::VersionAdded(mark), origin: Origin::EventGrid, happened }))
+            // It was deleted since.
+            Err(failure) if failure.reason() == Reason::SecretNotFound => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
-    fn is_possible(&self, secret: &SecretName, observation: &Observation) -> bool {
-        let Some(provider) = self.providers.get(secret.store()) else { return false };
-        let version = match &observation.fact {
-            Fact::VersionAdded(mark) => Some(&mark.id),
-            Fact::VersionEnabled(id)
-            | Fact::VersionDisabled(id)
-            | Fact::VersionDestroyed(id)
-            | Fact::NearExpiry(id) => Some(id),
-            Fact::SecretDeleted | Fact::SecretUpdated => None,
-        };
+    /// Whether all that it speaks of could be called so in its store: nothing else may reach one.
+    fn is_possible(&self, told: &Told) -> bool {
+        let (secrets, version) = told.subjects();
         let version = version.map(|id| VersionId::Exact(Arc::clone(id)));
-        provider.check_name(secret).is_ok()
-            && version.is_none_or(|version| provider.check_version(secret, &version).is_ok())
+        secrets.iter().all(|secret| {
+            self.providers.get(secret.store()).is_some_and(|provider| {
+                let version = version.as_ref();
+                provider.check_name(secret).is_ok()
+                    && version.is_none_or(|version| provider.check_version(secret, version).is_ok())
+            })
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Account> {

@@ -26,9 +26,9 @@ impl Places {
     }
 
     /// `projects/{project}/secrets/{secret}`, or with `locations/{location}` between them.
-    pub(super) fn google(&self, name: &str) -> Option<SecretName> {
-        let (parent, id) = name.split_once("/secrets/")?;
-        let parent = parent.strip_prefix("projects/")?;
+    pub(super) fn google(&self, name: &str) -> Vec<SecretName> {
+        let parsed = name.strip_prefix("projects/").and_then(|rest| rest.split_once("/secrets/"));
+        let Some((parent, id)) = parsed else { return Vec::new() };
         let (told_project, told_location) = match parent.split_once("/locations/") {
             Some((project, location)) => (project, Some(location)),
             None => (parent, None),
@@ -41,7 +41,7 @@ impl Places {
     }
 
     /// By the vault's host or its bare name, which are the same in any case.
-    pub(super) fn vault(&self, told: &str, id: &str) -> Option<SecretName> {
+    pub(super) fn vault(&self, told: &str, id: &str) -> Vec<SecretName> {
         self.find(id, |place| {
             let Place::Vault { host } = place else { return false };
             let known = if told.contains('.') { host } else { host.split('.').next().unwrap_or(host) };
@@ -49,9 +49,10 @@ impl Places {
         })
     }
 
-    fn find(&self, id: &str, fits: impl Fn(&Place) -> bool) -> Option<SecretName> {
-        let (store, _) = self.0.iter().find(|(_, place)| fits(place))?;
-        store.secret(id).ok()
+    /// Two stores may be two ways to one place.
+    fn find(&self, id: &str, fits: impl Fn(&Place) -> bool) -> Vec<SecretName> {
+        let stores = self.0.iter().filter(|(_, place)| fits(place));
+        stores.filter_map(|(store, _)| store.secret(id).ok()).collect()
     }
 }
 
@@ -67,13 +68,22 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn two_stores_of_one_vault_are_both_told() {
+        let place = Place::Vault { host: "shop.vault.azure.net".to_owned() };
+        let stores = ["one", "two"].map(|id| (StoreName::from_id(id).unwrap(), place.clone()));
+        let secrets = ["stores/one/secrets/db", "stores/two/secrets/db"].map(|name| SecretName::parse(name).unwrap());
+        assert_eq!(Places::new(stores).vault("SHOP.vault.azure.net", "db"), secrets);
+    }
+
+    #[test]
     fn a_regional_store_has_the_secrets_of_its_location_only() {
         let location = Some("europe-west3".to_owned());
         let place = Place::Google { project: "shop-prod".to_owned(), number: 1, location };
         let places = Places::new([(StoreName::from_id("west").unwrap(), place)]);
-        let of = |parent: &str| places.google(&format!("{parent}/secrets/db")).map(|secret| secret.to_string());
-        assert_eq!(of("projects/1/locations/europe-west3").as_deref(), Some("stores/west/secrets/db"));
-        assert_eq!(of("projects/1/locations/europe-west4"), None);
-        assert_eq!(of("projects/1"), None);
+        let of = |parent: &str| places.google(&format!("{parent}/secrets/db"));
+        let found = SecretName::parse("stores/west/secrets/db").unwrap();
+        assert_eq!(of("projects/1/locations/europe-west3"), [found]);
+        assert_eq!(of("projects/1/locations/europe-west4"), []);
+        assert_eq!(of("projects/1"), []);
     }
 }
