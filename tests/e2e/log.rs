@@ -3,15 +3,24 @@
 use std::sync::Arc;
 
 use keyferry_broker::clock::SystemClock;
+use keyferry_proto::v1::secret_service_client::SecretServiceClient;
 use keyferry_proto::v1::{
     AddSecretVersionRequest, AddSecretVersionResponse, DisableSecretVersionRequest, ListSecretVersionsRequest,
 };
-use keyferry_tests::broker::TestBroker;
+use keyferry_tests::broker::{TestBroker, endpoint, prepare};
+use keyferry_tests::doubles::faults::Fault;
+use keyferry_tests::doubles::secret_manager::Method;
+use keyferry_tests::pki::Ca;
+use keyferry_tests::process::Process;
+use tempfile::TempDir;
 use tonic::Status;
 
+use crate::reload::eventually;
+use crate::secret_manager::{metadata_server, on_google, with_versions};
 use crate::status::refused;
 
 const DB: &str = "stores/local/secrets/db";
+const SHARED: &str = "stores/google/secrets/db";
 const ID: &str = "9a7c1f52-0b1e-4c8a-9a53-0c2d1e4f6a7b";
 
 fn request(payload: &'static [u8], request_id: &str) -> AddSecretVersionRequest {
@@ -76,6 +85,39 @@ async fn repeats_that_come_at_once_add_one_version_and_outlive_a_restart() {
     assert_eq!(versions(&broker).await, 1);
 }
 
+/// The store has made the version, and the broker dies before it hears so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_a_kill_cut_off_is_made_once_and_on_record_once_it_is_repeated() {
+    let (google, metadata) = (with_versions(&[b"1"]).await, metadata_server().await);
+    let (directory, ca) = (TempDir::new().unwrap(), Ca::new("test CA"));
+    prepare(directory.path(), &ca, &on_google(&google, &metadata));
+    let operator = ca.client("operator");
+    let connect = async |broker: &Process| {
+        let channel = endpoint(broker.grpc().port(), operator.client_tls(&ca)).connect().await.unwrap();
+        SecretServiceClient::new(channel)
+    };
+    let again = || AddSecretVersionRequest { parent: SHARED.into(), allow_missing: false, ..request(b"2", ID) };
+
+    let broker = Process::serve(directory.path());
+    google.spoil_only(Method::AddSecretVersion);
+    google.faults().set(Fault::SlowBody);
+    let mut client = connect(&broker).await;
+    let call = tokio::spawn(async move { client.add_secret_version(again()).await });
+    eventually("the store has it", async || google.count(Method::AddSecretVersion) == 1).await;
+    broker.kill();
+    call.await.unwrap().unwrap_err();
+    google.faults().clear();
+
+    let broker = Process::serve(directory.path());
+    let mut client = connect(&broker).await;
+    let added = client.add_secret_version(again()).await.unwrap().into_inner();
+    assert_eq!(added.version.clone().unwrap().name, format!("{SHARED}/versions/2"));
+    assert!(added.revision > 0);
+    assert_eq!(client.add_secret_version(again()).await.unwrap().into_inner(), added);
+    assert_eq!(google.count(Method::AddSecretVersion), 1, "added again");
+    assert!(broker.terminate().0);
+}
+
 #[cfg(feature = "etcd")]
 mod replicas {
     use keyferry_proto::v1::GetSecretRequest;
@@ -83,11 +125,7 @@ mod replicas {
     use keyferry_tests::etcd::EtcdCluster;
 
     use super::*;
-    use crate::reload::eventually;
-    use crate::secret_manager::{metadata_server, on_google, with_versions};
     use crate::status::reason;
-
-    const SHARED: &str = "stores/google/secrets/db";
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_version_added_at_one_broker_is_read_at_another_by_its_revision() {
