@@ -99,20 +99,26 @@ impl Leases {
 impl Inner {
     /// Does what the lease's stage asks for now. Begins with what is on record.
     async fn attend(&self, name: &LeaseName, fence: Fence) -> Result<(), Failure> {
-        let Some((lease, revision)) = self.read(name).await? else {
+        let Some((mut lease, mut revision)) = self.read(name).await? else {
             self.book().remove(name);
             return Ok(());
         };
         let now = self.clock.now();
-        match &lease.stage {
-            Stage::Pending | Stage::Active => match end_of(&lease, now) {
-                Some(cause) => self.decide(name, cause, Some(fence)).await,
+        if lease.is_live() {
+            let Some(cause) = end_of(&lease, now) else {
                 // It was renewed elsewhere.
-                None => {
-                    self.book().put(lease, revision, now, &self.node);
-                    Ok(())
-                }
-            },
+                self.book().put(lease, revision, now, &self.node);
+                return Ok(());
+            };
+            self.decide(name, cause, Some(fence)).await?;
+            // Nobody's user waits for the decisions about all others. While the database is out, those come first.
+            let is_out = self.database(&lease.role)?.users.account().failure.is_some();
+            let decided = if is_out { None } else { self.read(name).await? };
+            let Some(decided) = decided else { return Ok(()) };
+            (lease, revision) = decided;
+        }
+        match &lease.stage {
+            Stage::Pending | Stage::Active => Ok(()),
             Stage::Revoking { cause, since } => {
                 self.failpoints.reach(Point::RevokeBegun);
                 let database = self.database(&lease.role)?;
