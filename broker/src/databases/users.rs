@@ -46,6 +46,12 @@ pub struct Account {
     pub failure: Option<Failure>,
 }
 
+impl Account {
+    pub fn is_in_doubt(&self) -> bool {
+        self.success.is_none() || self.failure.is_some()
+    }
+}
+
 #[allow(missing_debug_implementations, reason = "holds a secret")]
 pub struct NewUser {
     pub name: UserName,

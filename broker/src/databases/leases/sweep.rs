@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::record::{Cause, Lease, Stage};
 use super::{Database, Inner, LeaseName, Leases, OpenError, new_name};
 use crate::clock::Timestamp;
-use crate::databases::users::Tagged;
+use crate::databases::users::{Tagged, UserName};
 use crate::error::{Failure, Reason};
 use crate::names::{DatabaseName, RoleName};
 use crate::state::{Condition, Fence, Key, KeyError, Kind, Outcome, Record, Revision, State, Txn};
@@ -73,21 +73,23 @@ impl Inner {
         let began = self.clock.now();
         self.remember_time(began, fence).await?;
         // In this order: a user is made after its lease is pending, and before it is active.
-        let active: Vec<(Lease, Revision)> = {
+        // Names only: there may be very many.
+        let active: Vec<(LeaseName, UserName, Revision)> = {
             let book = self.book();
             let of_this = book.newest().filter(|held| held.lease.role.database() == name.as_str());
             let active = of_this.filter(|held| held.lease.stage == Stage::Active && !held.in_hand);
-            active.map(|held| (held.lease.clone(), held.revision)).collect()
+            active.map(|held| (held.lease.name.clone(), held.lease.user.clone(), held.revision)).collect()
         };
         let deployment = self.deployment()?;
         let mut users = database.users.list().await?;
         users.retain(|user| user.tag.deployment == deployment);
         let there: std::collections::HashSet<_> = users.iter().map(|user| user.name.clone()).collect();
-        for (lease, revision) in active.into_iter().filter(|(lease, _)| !there.contains(&lease.user)) {
+        for (lease, _, revision) in active.into_iter().filter(|(_, user, _)| !there.contains(user)) {
+            // Written since: then it is somebody's concern already.
+            let Some((lease, _)) = self.read(&lease).await?.filter(|(_, now)| *now == revision) else { continue };
             tracing::warn!(lease = %lease.name, "the user of an active lease is gone; the lease is closed");
             let now = self.clock.now();
             let gone = lease.at(Stage::Revoked { cause: Cause::Reconciled, since: now, gone: now });
-            // Written since: then it is somebody's concern already.
             let _ = self.write(&gone, revision, Some(fence), |txn| txn).await?;
         }
         for user in users {

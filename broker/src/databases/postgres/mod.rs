@@ -9,6 +9,7 @@ mod tls;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::TryStreamExt as _;
 use futures_util::future::BoxFuture;
 use postgres_protocol::password::scram_sha_256;
 use thiserror::Error;
@@ -108,19 +109,21 @@ impl Users for Postgres {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Tagged>, Failure>> {
         Box::pin(self.with_connection(async |client| {
             let query = "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname ^@ 'kf_'";
-            let rows = client.simple_query(query).await.map_err(|error| self.statement_failure(error))?;
-            let tagged = rows.into_iter().filter_map(|message| {
-                let SimpleQueryMessage::Row(row) = message else { return None };
-                let (name, tag) = (UserName::parse(row.get(0)?)?, Tag::parse(row.get(1)?)?);
-                Some(Tagged { name, tag })
-            });
-            Ok(tagged.collect())
+            let messages = client.simple_query_raw(query).await.map_err(|error| self.statement_failure(error))?;
+            // One by one: as rows they take several times what is kept of them.
+            let tagged = messages.try_filter_map(async |message| Ok(tagged(&message)));
+            tagged.try_collect().await.map_err(|error| self.statement_failure(error))
         }))
     }
 
     fn account(&self) -> Account {
         self.account.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+fn tagged(message: &SimpleQueryMessage) -> Option<Tagged> {
+    let SimpleQueryMessage::Row(row) = message else { return None };
+    Some(Tagged { name: UserName::parse(row.get(0)?)?, tag: Tag::parse(row.get(1)?)? })
 }
 
 /// The password goes as its verifier: neither the server's log nor its catalogs ever see it.
