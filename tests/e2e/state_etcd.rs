@@ -115,6 +115,17 @@ fn another_replica_leads_when_the_leader_falls_silent_and_the_old_fence_is_worth
     });
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_with_another_s_name_is_told_until_the_name_is_free() {
+    let cluster = EtcdCluster::start(1);
+    let first = leading(&cluster, "node").await;
+    let twin = Etcd::open(&cluster.settings(), "node", Arc::new(SystemClock)).unwrap();
+    eventually("the twin is told", async || twin.status().failing.is_some_and(|why| why.contains("[node] name"))).await;
+    assert_eq!((first.status().failing, twin.status().nodes), (None, vec![]));
+    first.close().await;
+    eventually("it joins", async || twin.status().failing.is_none() && twin.status().nodes == ["node"]).await;
+}
+
 /// A user with the prefix of the broker's keys, and nothing else, over mutual TLS.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_has_the_prefix_suffices_and_one_who_has_not_is_refused() {
