@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_broker::clock::{Clock as _, SystemClock, Timestamp};
-use keyferry_broker::names::VersionName;
+use keyferry_broker::names::{SecretName, VersionName};
 use keyferry_broker::rotation::watch::{Cursor, Mark};
 use keyferry_broker::rotation::{Fact, Observation, Origin, VersionMark};
 use keyferry_broker::secrets::VersionState;
@@ -13,14 +13,17 @@ use keyferry_broker::state::Revision;
 use keyferry_proto::v1::rotation_service_client::RotationServiceClient;
 use keyferry_proto::v1::watch_rotations_response::Response;
 use keyferry_proto::v1::{
-    AcknowledgeRotationRequest, AddSecretVersionRequest, AddSecretVersionResponse, ListSubscribersRequest,
-    RotationBookmark, RotationEvent, RotationEventKind, RotationFilter, RotationResyncReason, RotationSnapshotEntry,
-    Subscriber, WatchRotationsRequest, WatchRotationsResponse,
+    AcknowledgeRotationRequest, AddSecretVersionRequest, AddSecretVersionResponse, GetSecretRequest,
+    ListSubscribersRequest, RotationBookmark, RotationEvent, RotationEventKind, RotationFilter, RotationResyncReason,
+    RotationSnapshotEntry, Subscriber, WatchRotationsRequest, WatchRotationsResponse,
 };
 use keyferry_tests::broker::TestBroker;
 use keyferry_tests::clock::ManualClock;
+#[cfg(feature = "etcd")]
+use keyferry_tests::etcd::EtcdCluster;
 use keyferry_tests::pki::Issued;
 use rcgen::{ExtendedKeyUsagePurpose, SanType, date_time_ymd};
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
@@ -173,6 +176,14 @@ async fn a_watch_begins_with_what_is_and_tells_each_change_whose_value_can_then_
     assert_eq!(event.kind(), RotationEventKind::VersionCurrent);
     assert_eq!((event.version, event.previous_version), (version("db", 2), version("db", 1)));
     assert_eq!((event.revision, &event.epoch), (added.0, &added.1));
+    let read = GetSecretRequest {
+        name: event.secret,
+        min_revision: event.revision,
+        epoch: event.epoch,
+        ..GetSecretRequest::default()
+    };
+    let read = broker.secrets(&broker.client).await.get_secret(read).await.unwrap().into_inner();
+    assert_eq!((&*read.payload, read.name), (&b"two"[..], version("db", 2)));
 }
 
 #[tokio::test]
@@ -228,6 +239,60 @@ async fn a_cursor_of_another_log_starts_over_and_one_that_no_broker_gave_is_refu
         assert_eq!(watch.resync().await, expected);
         assert_eq!(secrets(&watch.snapshot().await), ["db"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_older_than_what_the_log_keeps_starts_over() {
+    const SINCE: usize = 1500;
+    let broker = TestBroker::with("[state]\nhistory_changes = 1000\n", Arc::new(SystemClock)).await;
+    change(&broker, "db", b"one").await;
+    let mut watch = Watcher::open(&broker, &broker.client, named(&["db"])).await.unwrap();
+    watch.snapshot().await;
+    let cursor = watch.cursor.clone();
+    drop(watch);
+    let mut changes = JoinSet::new();
+    for number in 0..SINCE {
+        let log = broker.broker.parts().rotation.clone();
+        let secret = SecretName::parse(&format!("stores/local/secrets/s{number}")).unwrap();
+        let observation = Observation { fact: Fact::SecretUpdated, origin: Origin::Operator, happened: None };
+        changes.spawn(async move { log.observe(&secret, &observation).await.unwrap() });
+    }
+    changes.join_all().await;
+
+    let TestBroker { ca, broker, directory, .. } = broker;
+    broker.stop().await;
+    let broker = TestBroker::start_in(directory, ca, Arc::new(SystemClock)).await;
+    let request = WatchRotationsRequest { cursor, ..named(&["db"]) };
+    let mut watch = Watcher::open(&broker, &broker.client, request).await.unwrap();
+    assert_eq!(watch.resync().await, RotationResyncReason::Compacted);
+    assert_eq!(secrets(&watch.snapshot().await), ["db"]);
+}
+
+#[cfg(feature = "etcd")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_resumes_at_another_replica_and_a_newer_stream_there_ends_the_older_here() {
+    let cluster = EtcdCluster::start(1);
+    let replica = async |name: &str| {
+        let configuration = format!("{}[node]\nname = \"{name}\"\n", cluster.configuration());
+        let broker = TestBroker::with(&configuration, Arc::new(SystemClock)).await;
+        eventually("the state is reached", async || broker.broker.parts().rotation.head().is_some()).await;
+        broker
+    };
+    let (here, there) = (replica("here").await, replica("there").await);
+    change(&here, "db", b"one").await;
+    let as_gateway = || WatchRotationsRequest { subscriber: "gateway".to_owned(), ..named(&["db"]) };
+    let mut watch = Watcher::open(&here, &here.client, as_gateway()).await.unwrap();
+    watch.snapshot().await;
+    change(&here, "db", b"two").await;
+    watch.event().await;
+    let request = WatchRotationsRequest { cursor: watch.cursor.clone(), ..as_gateway() };
+    let mut elsewhere = Watcher::open(&there, &there.client, request).await.unwrap();
+    assert_eq!(reason(&watch.end().await), "CONFLICT");
+    change(&here, "db", b"three").await;
+    let event = elsewhere.event().await;
+    assert_eq!((event.version, event.previous_version), (version("db", 3), version("db", 2)));
+    let listed = async || subscribers(&here, &here.operator, ListSubscribersRequest::default()).await.remove(0);
+    eventually("each replica knows where it is", async || listed().await.node == "there").await;
 }
 
 #[tokio::test]
@@ -480,7 +545,7 @@ async fn only_versions_that_exist_and_may_be_watched_are_acknowledged_and_only_f
     assert_eq!(subscribers(&broker, &broker.client, ListSubscribersRequest::default()).await, [], "it may not list");
 }
 
-/// The large form is `benches/benches/watch.rs`.
+/// The large form is `benches/src/watch.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_subscribers_hear_of_a_change_though_some_of_them_stopped_reading() {
     const CONNECTIONS: usize = 5;

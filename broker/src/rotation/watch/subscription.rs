@@ -147,7 +147,11 @@ impl Subscription {
             if parts.is_empty() {
                 self.window_end = None;
                 self.stand(at);
-            } else if self.opened.window.is_zero() || self.window_end.take().is_some() {
+            } else if self.opened.window.is_zero() || self.window_end.is_some() {
+                // The rest of a batch that was closed early follows at once.
+                if parts.iter().map(|part| part.events().len()).sum::<usize>() < most {
+                    self.window_end = None;
+                }
                 self.stand(at);
                 return Ok(Some(Message { cursor: self.cursor(at), told: Told::Changes(parts) }));
             } else {
