@@ -9,6 +9,7 @@ pub mod config;
 pub mod databases;
 pub mod digest;
 pub mod error;
+pub mod failpoints;
 pub mod gateway;
 pub mod hardening;
 pub mod identity;

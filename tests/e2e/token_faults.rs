@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use keyferry_broker::clock::SystemClock;
-use keyferry_broker::databases::leases::{Failpoints, Point};
+use keyferry_broker::failpoints::{Failpoints, Point};
 use keyferry_proto::v1::revoke_lease_request::Target;
 use keyferry_proto::v1::token_service_client::TokenServiceClient;
 use keyferry_proto::v1::{Lease, LeaseState, ListLeasesRequest, RenewLeaseRequest, RevokeLeaseRequest};
@@ -146,7 +146,7 @@ async fn a_broker_that_dies_between_any_two_steps_of_a_lease_recovers() {
     let scene = Scene::new();
     let mut promised = BTreeSet::new();
     for round in 0..count("KF_TEST_DEATHS", 1) {
-        for point in Point::ALL {
+        for point in Point::OF_LEASES {
             let mut program = Command::new(env!("CARGO_BIN_EXE_failing"));
             let mut broker = Process::start(program.arg(scene.path()).arg(format!("{point:?}")));
             let mut client = scene.client_of(&broker).await;

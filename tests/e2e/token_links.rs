@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use keyferry_broker::clock::{SharedClock, SystemClock};
-use keyferry_broker::databases::leases::{Failpoints, Point};
+use keyferry_broker::failpoints::{Failpoints, Point};
 use keyferry_proto::v1::revoke_lease_request::Target;
 use keyferry_proto::v1::token_service_client::TokenServiceClient;
 use keyferry_proto::v1::{Lease, LeaseFilter, LeaseRevokeCause, LeaseState, ListLeasesRequest, RevokeLeaseRequest};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyferry_broker::clock::{Clock as _, SystemClock};
-use keyferry_broker::databases::leases::{Failpoints, Point};
+use keyferry_broker::failpoints::{Failpoints, Point};
 use keyferry_proto::v1::revoke_lease_request::Target;
 use keyferry_proto::v1::token_service_client::TokenServiceClient;
 use keyferry_proto::v1::{

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use keyferry_broker::app::{self, Broker};
 use keyferry_broker::clock::{SharedClock, SystemClock};
 use keyferry_broker::config::Config;
-use keyferry_broker::databases::leases::{Failpoints, NoFailpoints};
+use keyferry_broker::failpoints::{Failpoints, NoFailpoints};
 use keyferry_broker::providers::local::LocalKey;
 use keyferry_broker::telemetry::Telemetry;
 use keyferry_proto::v1::operator_service_client::OperatorServiceClient;

@@ -5,7 +5,6 @@
 
 mod book;
 mod clock;
-mod failpoints;
 mod mint;
 mod minted;
 mod record;
@@ -25,7 +24,6 @@ use tokio_util::task::TaskTracker;
 use self::book::{Book, Held};
 pub use self::book::{Counts, Trouble};
 use self::clock::LeaseClock;
-pub use self::failpoints::{Failpoints, NoFailpoints, Point};
 pub use self::mint::Wish;
 pub use self::minted::Minted;
 pub use self::record::{Cause, LEASES, Lease, Stage};
@@ -33,6 +31,7 @@ pub(crate) use self::sweep::Deployment;
 use super::{LeaseSettings, PostgresSettings, RoleSettings, Users};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
+use crate::failpoints::{Failpoints, Point};
 use crate::names::{DatabaseName, LeaseName, RoleName};
 use crate::requests::RequestId;
 use crate::state::{
