@@ -7,6 +7,7 @@ mod settings;
 pub mod tokens;
 mod users;
 
+pub(crate) use users::new_password;
 pub use settings::{
     AuthoritySettings, CertificateSettings, CockroachDatabase, DatabaseSettings, JwtSettings, LeaseSettings,
     LoginSettings, MappedRole, PostgresDatabase, PostgresSettings, RoleSettings, ServerSettings,

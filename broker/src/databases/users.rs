@@ -113,7 +113,7 @@ impl fmt::Debug for UserName {
 }
 
 /// A password that nobody has had: handed out once, stored nowhere.
-pub(super) fn new_password() -> Result<SecretBytes, Failure> {
+pub(crate) fn new_password() -> Result<SecretBytes, Failure> {
     Ok(SecretBytes::new(random_text::<32>()?.into_bytes()))
 }
 

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod cache;
+mod custody;
 mod errands;
 mod newest;
 mod pins;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use bytes::SecretBytes;
 pub use cache::{CacheAccount, Demand, Freshness, Source};
+pub use custody::Custody;
 pub use newest::Newest;
 pub use provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, Switched, VersionInfo, VersionState};
 pub use service::{CacheSettings, Read, Refreshed, Secrets, no_such_secret};

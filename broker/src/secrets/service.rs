@@ -408,7 +408,7 @@ impl Secrets {
         Ok(store)
     }
 
-    fn provider(&self, secret: &SecretName) -> Result<&Arc<dyn Provider>, Failure> {
+    pub(super) fn provider(&self, secret: &SecretName) -> Result<&Arc<dyn Provider>, Failure> {
         self.store_of(secret).map(|store| &store.provider)
     }
 

@@ -1,6 +1,7 @@
 //! PostgreSQL: a role for each lease.
 
 mod failure;
+mod logins;
 mod pool;
 mod removal;
 mod sql;

@@ -1,6 +1,7 @@
 //! A few logins of the broker's own, kept and bounded.
 
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -110,14 +111,8 @@ impl Postgres {
     }
 
     async fn try_log_in(&self, database: &str) -> Result<Connection, Failure> {
-        let settings = &self.settings;
-        let name = ServerName::try_from(settings.host.clone()).map_err(|error| self.tls_failed(error))?;
         let mut config = Config::new();
-        config.user(&settings.user).dbname(database).application_name("keyferry");
-        config.ssl_mode(tokio_postgres::config::SslMode::Require);
-        // Nothing on anybody's search path can stand in for what the statements name.
-        let limit = settings.timeout.as_millis();
-        config.options(format!("-c search_path=pg_catalog -c statement_timeout={limit} -c lock_timeout={limit}"));
+        config.user(&self.settings.user).dbname(database);
         let identity = match &self.login {
             Login::Certificate { certificate, key } => Some((certificate.as_path(), key.as_path())),
             Login::Password { store, secret } => {
@@ -125,6 +120,21 @@ impl Postgres {
                 None
             }
         };
+        self.connect(config, identity).await
+    }
+
+    /// As the user that the configuration names, over TLS.
+    pub(super) async fn connect(
+        &self,
+        mut config: Config,
+        identity: Option<(&Path, &Path)>,
+    ) -> Result<Connection, Failure> {
+        let settings = &self.settings;
+        let name = ServerName::try_from(settings.host.clone()).map_err(|error| self.tls_failed(error))?;
+        config.application_name("keyferry").ssl_mode(tokio_postgres::config::SslMode::Require);
+        // Nothing on anybody's search path can stand in for what the statements name.
+        let limit = settings.timeout.as_millis();
+        config.options(format!("-c search_path=pg_catalog -c statement_timeout={limit} -c lock_timeout={limit}"));
         let connector = tls::connector(self.ca.as_bytes(), identity, Arc::clone(&self.clock)).await;
         let connector = connector.map_err(|error| self.tls_failed(error))?;
         let stream = TcpStream::connect((settings.host.as_str(), settings.port)).await;

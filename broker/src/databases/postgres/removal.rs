@@ -17,7 +17,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 impl Postgres {
     pub(super) async fn remove_user(&self, user: &UserName, heir: &str) -> Result<(), Failure> {
         self.with_connection(async |client| {
-            let Some(id) = self.id_of(client, user).await? else { return Ok(()) };
+            let Some(id) = self.id_of(client, user.as_str()).await? else { return Ok(()) };
             let name = identifier(user.as_str());
             // First of all: from here on nobody logs in anew.
             self.run(client, &format!("ALTER ROLE {name} NOLOGIN")).await?;
@@ -28,7 +28,7 @@ impl Postgres {
             self.run(client, &format!("DROP ROLE IF EXISTS {name}")).await?;
             // A login that was under way when NOLOGIN came has shown its session by now.
             self.end_sessions(client, id).await?;
-            match self.id_of(client, user).await? {
+            match self.id_of(client, user.as_str()).await? {
                 None => Ok(()),
                 Some(_) => Err(self.unfinished("the user is still there after it was removed")),
             }
@@ -36,15 +36,15 @@ impl Postgres {
         .await
     }
 
-    async fn id_of(&self, client: &Client, user: &UserName) -> Result<Option<u32>, Failure> {
+    pub(super) async fn id_of(&self, client: &Client, user: &str) -> Result<Option<u32>, Failure> {
         let query = "SELECT oid FROM pg_roles WHERE rolname = $1";
-        let rows = client.query_typed(query, &[(&user.as_str(), Type::TEXT)]).await;
+        let rows = client.query_typed(query, &[(&user, Type::TEXT)]).await;
         let rows = rows.map_err(|error| self.statement_failure(error))?;
         Ok(rows.first().map(|row| row.get(0)))
     }
 
     /// By the user's id, which its sessions keep when the user is gone.
-    async fn end_sessions(&self, client: &Client, id: u32) -> Result<(), Failure> {
+    pub(super) async fn end_sessions(&self, client: &Client, id: u32) -> Result<(), Failure> {
         let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = $1";
         for look in 0..LOOKS {
             let sessions = client.query_typed(query, &[(&id, Type::OID)]).await;
@@ -77,7 +77,7 @@ impl Postgres {
         self.run(&connection, &statements).await
     }
 
-    async fn run(&self, client: &Client, statements: &str) -> Result<(), Failure> {
+    pub(super) async fn run(&self, client: &Client, statements: &str) -> Result<(), Failure> {
         client.batch_execute(statements).await.map_err(|error| self.statement_failure(error))
     }
 
