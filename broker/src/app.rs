@@ -25,20 +25,22 @@ use crate::admission::{Gate, PolicyError, PolicyStore, Quota};
 use crate::audit;
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::Config;
-use crate::databases::leases::{self, Failpoints, Leases, NoFailpoints, Opening};
+use crate::databases::leases::{self, Leases, Opening};
 use crate::databases::tokens::Tokens;
 use crate::databases::{DatabaseSettings, PostgresDatabase, postgres};
+use crate::failpoints::{Failpoints, NoFailpoints};
 use crate::gateway::webhooks::Room;
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::{DatabaseName, StoreName};
 use crate::report;
 use crate::requests;
+use crate::rotation::engine::{self, Engine};
 use crate::rotation::subscribers::Subscribers;
 use crate::rotation::watch::{Sight, Watches};
 use crate::rotation::{self, Changes};
-use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, RotationRpc, Router, SecretRpc, TokenRpc};
-use crate::secrets::Secrets;
+use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Rotating, RotationRpc, Router, SecretRpc, TokenRpc};
+use crate::secrets::{Custody, Secrets};
 use crate::state::{self, State, Store};
 use crate::status::REASON_NAMES;
 use crate::telemetry::admin::Admin;
@@ -90,6 +92,7 @@ pub struct Parts {
     pub database_tokens: Tokens,
     pub rotation: rotation::Log,
     pub changes: Changes,
+    pub engine: Engine,
     pub credentials: Credentials,
     pub secrets: Secrets,
     pub sources: Sources,
@@ -121,8 +124,8 @@ pub enum StartError {
     Database(DatabaseName, #[source] postgres::OpenError),
     #[error("{0} takes its password from {1}, a store that is not configured")]
     DatabaseStore(DatabaseName, String),
-    #[error("the subscribers have no key in the state; report this")]
-    Subscribers(#[from] state::KeyError),
+    #[error("the rotations or their subscribers have no key in the state; report this")]
+    Rotations(#[from] state::KeyError),
     #[error("the leases cannot be opened")]
     Leases(#[from] leases::OpenError),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
@@ -171,7 +174,7 @@ impl Broker {
         Self::start_with(config, clock, metrics, traces, Arc::new(NoFailpoints)).await
     }
 
-    /// With somebody who is told of every step of a lease.
+    /// With somebody who is told of every step of a lease and of a rotation.
     pub async fn start_with(
         mut config: Config,
         clock: SharedClock,
@@ -202,7 +205,7 @@ impl Broker {
             state: state.clone(),
             node: config.node.name.clone(),
             clock: Arc::clone(&clock),
-            failpoints,
+            failpoints: Arc::clone(&failpoints),
             stop: background.stop.child_token(),
         })
         .await?;
@@ -228,7 +231,18 @@ impl Broker {
             background.stop.child_token(),
         )?;
         let sight = Sight { gate: Arc::clone(&gate), secrets: secrets.clone(), clock: Arc::clone(&clock) };
-        let watches = Watches::new(rotation.clone(), sight, subscribers, drain.token(), streams_per_caller);
+        let watches = Watches::new(rotation.clone(), sight, subscribers.clone(), drain.token(), streams_per_caller);
+        let engine = Engine::start(engine::Opening {
+            plans: config.rotations,
+            logins: databases.logins,
+            custody: Custody::new(secrets.clone()),
+            log: rotation.clone(),
+            state: state.clone(),
+            holders: Arc::new(subscribers),
+            clock: Arc::clone(&clock),
+            failpoints,
+            stop: background.stop.child_token(),
+        })?;
         let changes = Changes::new(secrets.clone(), rotation.clone(), state.clone(), Arc::clone(&clock));
         let (grpc_listener, grpc) = bind(config.listen.grpc).await?;
         let web = match config.listen.web {
@@ -260,6 +274,7 @@ impl Broker {
             rotation,
             sources,
             changes: changes.clone(),
+            engine: engine.clone(),
         });
         let health = HealthReporter::new();
         health.set_service_status("", ServingStatus::Serving).await;
@@ -267,8 +282,9 @@ impl Broker {
         let operator =
             OperatorRpc { status: report_of(&parts), secrets: secrets.clone(), tokens: Arc::clone(&parts.tokens) };
         let page_tokens = Arc::new(PageTokens::new()?);
+        let rotating = Rotating { engine, secrets: secrets.clone(), page_tokens: Arc::clone(&page_tokens) };
         let secrets = SecretRpc { secrets, changes, page_tokens: Arc::clone(&page_tokens) };
-        let rotations = RotationRpc { watches, page_tokens: Arc::clone(&page_tokens) };
+        let rotations = RotationRpc { rotating, watches, page_tokens: Arc::clone(&page_tokens) };
         let tokens = TokenRpc { leases, tokens: databases.tokens, page_tokens };
         let health_service = HealthService::from_health_reporter(health.clone());
         let stack = Stack::new(Layers {
@@ -342,6 +358,7 @@ impl Broker {
         self.health.set_service_status("", ServingStatus::NotServing).await;
         self.parts.drain.start();
         self.parts.drain.drained().await;
+        self.parts.engine.stop().await;
         self.background.end().await;
         self.parts.changes.stop().await;
         self.parts.secrets.stop().await;

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::names::RotationName;
+
 /// The contract's closed set. What a caller may do about a failure, and how it travels, derives from it.
 pub use keyferry_proto::v1::ErrorReason as Reason;
 
@@ -30,8 +32,17 @@ struct Inner {
 pub enum Detail {
     None,
     RetryAfter(Duration),
-    Quota { subject: String, description: String, retry_after: Duration },
-    BadField { field: &'static str, description: String },
+    Quota {
+        subject: String,
+        description: String,
+        retry_after: Duration,
+    },
+    BadField {
+        field: &'static str,
+        description: String,
+    },
+    /// That stands in the way.
+    Rotation(RotationName),
 }
 
 impl Failure {
@@ -56,6 +67,12 @@ impl Failure {
     #[must_use]
     pub fn quota(mut self, subject: String, description: String, retry_after: Duration) -> Self {
         self.0.detail = Detail::Quota { subject, description, retry_after };
+        self
+    }
+
+    #[must_use]
+    pub fn about_rotation(mut self, name: RotationName) -> Self {
+        self.0.detail = Detail::Rotation(name);
         self
     }
 

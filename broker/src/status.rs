@@ -28,6 +28,10 @@ impl From<Failure> for Status {
             Detail::BadField { field, description } => {
                 details.add_bad_request_violation(*field, description);
             }
+            Detail::Rotation(name) => {
+                let metadata = HashMap::from([("rotation".to_owned(), name.to_string())]);
+                details.set_error_info(reason.name(), DOMAIN, metadata);
+            }
         }
         if details.retry_info().is_none()
             && let Some(delay) = failure.retry_delay()
@@ -106,7 +110,7 @@ impl FailureExt for Failure {
     fn retry_delay(&self) -> Option<Duration> {
         match self.detail() {
             Detail::RetryAfter(delay) | Detail::Quota { retry_after: delay, .. } => Some(*delay),
-            Detail::None | Detail::BadField { .. } => self.reason().retry_delay(),
+            Detail::None | Detail::BadField { .. } | Detail::Rotation(_) => self.reason().retry_delay(),
         }
     }
 }

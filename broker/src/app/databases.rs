@@ -11,12 +11,15 @@ use crate::databases::postgres::{Login, Postgres};
 use crate::databases::tokens::{Minter, Tokens};
 use crate::databases::{DatabaseSettings, LoginSettings, PostgresDatabase};
 use crate::names::{DatabaseName, RoleName, StoreName};
+use crate::rotation::strategies::postgres::Logins;
 use crate::secrets::Provider;
 
 /// By what they are answered for.
 pub(super) struct Databases {
     pub(super) leased: BTreeMap<DatabaseName, Database>,
     pub(super) tokens: Tokens,
+    /// Where the users are whose passwords are rotated.
+    pub(super) logins: BTreeMap<DatabaseName, Arc<dyn Logins>>,
 }
 
 pub(super) fn open(
@@ -24,7 +27,7 @@ pub(super) fn open(
     stores: &BTreeMap<StoreName, Arc<dyn Provider>>,
     clock: &SharedClock,
 ) -> Result<Databases, StartError> {
-    let mut leased = BTreeMap::new();
+    let (mut leased, mut logins) = (BTreeMap::new(), BTreeMap::new());
     let minters: BTreeMap<RoleName, Arc<dyn Minter>> = BTreeMap::new();
     for (name, settings) in settings {
         let DatabaseSettings::Postgres(PostgresDatabase { users: Some(settings), .. }) = settings else { continue };
@@ -39,7 +42,9 @@ pub(super) fn open(
         let users = Postgres::open(name.clone(), settings.clone(), login, Arc::clone(clock))
             .map_err(|error| StartError::Database(name.clone(), error))?;
         let ca = users.ca().into();
-        leased.insert(name, Database { settings, users: Arc::new(users), ca });
+        let users = Arc::new(users);
+        logins.insert(name.clone(), Arc::clone(&users) as Arc<dyn Logins>);
+        leased.insert(name, Database { settings, users, ca });
     }
-    Ok(Databases { leased, tokens: Tokens::new(minters, Arc::clone(clock)) })
+    Ok(Databases { leased, tokens: Tokens::new(minters, Arc::clone(clock)), logins })
 }

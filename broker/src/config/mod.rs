@@ -19,6 +19,7 @@ mod problem;
 mod quota;
 mod reader;
 mod reference;
+mod rotations;
 mod section;
 mod state;
 mod stores;
@@ -38,6 +39,7 @@ use crate::databases::{DatabaseSettings, LeaseSettings};
 use crate::identity::token::IssuerSettings;
 use crate::names::{DatabaseName, StoreName};
 use crate::providers::credential::CredentialSettings;
+use crate::rotation::settings::RotationSettings;
 use crate::rotation::sources::EventSettings;
 use crate::secrets::CacheSettings;
 use crate::transport::{Limits, TlsSettings};
@@ -76,6 +78,8 @@ pub struct Config {
     pub cache: CacheSettings,
     pub databases: BTreeMap<DatabaseName, DatabaseSettings>,
     pub leases: LeaseSettings,
+    /// By the NAME of `[rotations.NAME]`.
+    pub rotations: BTreeMap<String, RotationSettings>,
     pub telemetry: telemetry::Settings,
     files: Vec<UsedFile>,
     path: Arc<str>,
@@ -113,7 +117,7 @@ impl Config {
 
     fn read(reader: &mut Reader<'_>, host: &str) -> Self {
         let mut credential_names = credentials::Names::default();
-        let (stores, freshness);
+        let (stores, freshness, databases);
         let listen;
         Self {
             node: surroundings::node(reader, host),
@@ -135,8 +139,12 @@ impl Config {
             events: events::read(reader, &stores, &credential_names, listen.web.is_some()),
             cache: CacheSettings { size: cache::read(reader), stores: freshness },
             state: state::read(reader),
-            databases: databases::read(reader),
+            databases: {
+                databases = databases::read(reader);
+                databases.clone()
+            },
             leases: databases::leases(reader),
+            rotations: rotations::read(reader, &rotations::Surroundings { stores: &stores, databases: &databases }),
             audit: surroundings::audit(reader),
             telemetry: surroundings::telemetry(reader),
             files: Vec::new(),

@@ -7,9 +7,9 @@ mod settings;
 pub mod tokens;
 mod users;
 
-pub(crate) use users::new_password;
 pub use settings::{
     AuthoritySettings, CertificateSettings, CockroachDatabase, DatabaseSettings, JwtSettings, LeaseSettings,
     LoginSettings, MappedRole, PostgresDatabase, PostgresSettings, RoleSettings, ServerSettings,
 };
+pub(crate) use users::new_password;
 pub use users::{Account, NewUser, Tag, Tagged, UserName, Users};

@@ -4,11 +4,13 @@
 //! it tells of; the state's own history of those records is the log, and its revisions are the log's.
 
 mod changes;
+pub mod engine;
 mod event;
 pub mod holders;
 mod log;
 mod ring;
 pub mod schedule;
+pub mod settings;
 pub mod sources;
 mod standing;
 pub mod strategies;

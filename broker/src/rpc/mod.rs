@@ -8,6 +8,8 @@ mod methods;
 mod operator;
 mod page_token;
 mod proto_time;
+mod rotating;
+mod rotation_messages;
 mod rotations;
 mod router;
 mod secret_access;
@@ -25,6 +27,7 @@ pub use methods::{Access, AuditKind, METHOD_NAMES, METHODS, Method, Service, fin
 pub use operator::{OperatorRpc, StatusReport};
 pub use page_token::{Binding, PageTokens};
 pub use proto_time::timestamp;
+pub use rotating::Rotating;
 pub use rotations::RotationRpc;
 pub use router::Router;
 pub(crate) use secret_messages::error_detail;

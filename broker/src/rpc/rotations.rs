@@ -13,12 +13,14 @@ use tonic::{Request, Response, Status};
 
 use super::call::{not_yet, reply};
 use super::page_token::PageTokens;
+use super::rotating::Rotating;
 use super::subscribers;
 use crate::rotation::watch::Watches;
 
-/// The service, on the watches and the gate that each call brings along.
+/// The service, on the engine, the watches and the gate that each call brings along.
 #[derive(Clone, Debug)]
 pub struct RotationRpc {
+    pub rotating: Rotating,
     pub watches: Watches,
     pub page_tokens: Arc<PageTokens>,
 }
@@ -31,35 +33,35 @@ impl RotationService for RotationRpc {
         &self,
         request: Request<RotateSecretRequest>,
     ) -> Result<Response<RotateSecretResponse>, Status> {
-        reply(request, |_, _| not_yet("RotateSecret")).await
+        reply(request, |call, message| self.rotating.rotate(call, message)).await
     }
 
     async fn get_rotation(
         &self,
         request: Request<GetRotationRequest>,
     ) -> Result<Response<GetRotationResponse>, Status> {
-        reply(request, |_, _| not_yet("GetRotation")).await
+        reply(request, |call, message| self.rotating.get(call, message)).await
     }
 
     async fn list_rotations(
         &self,
         request: Request<ListRotationsRequest>,
     ) -> Result<Response<ListRotationsResponse>, Status> {
-        reply(request, |_, _| not_yet("ListRotations")).await
+        reply(request, |call, message| self.rotating.list(call, message)).await
     }
 
     async fn cancel_rotation(
         &self,
         request: Request<CancelRotationRequest>,
     ) -> Result<Response<CancelRotationResponse>, Status> {
-        reply(request, |_, _| not_yet("CancelRotation")).await
+        reply(request, |call, message| self.rotating.cancel(call, message)).await
     }
 
     async fn retire_rotation(
         &self,
         request: Request<RetireRotationRequest>,
     ) -> Result<Response<RetireRotationResponse>, Status> {
-        reply(request, |_, _| not_yet("RetireRotation")).await
+        reply(request, |call, message| self.rotating.retire(call, message)).await
     }
 
     /// The router takes it past this service, to [`super::watch::WatchRpc`].

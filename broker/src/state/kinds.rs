@@ -5,15 +5,18 @@ use super::record::{Fault, Known, content};
 use crate::databases::leases::{Deployment, Lease};
 use crate::requests::Request;
 use crate::rotation::Standing;
+use crate::rotation::engine::{Rotation, Timetable};
 use crate::rotation::subscribers::Subscriber;
 
 /// A record of a kind that is not here belongs to another release.
-pub static KINDS: [Known; 5] = [
+pub static KINDS: [Known; 7] = [
     Known::of::<Lease>(),
     Known::of::<Request>(),
     Known::of::<Deployment>(),
     Known::of::<Standing>(),
     Known::of::<Subscriber>(),
+    Known::of::<Rotation>(),
+    Known::of::<Timetable>(),
 ];
 
 /// Why the bytes under the key cannot be read; absent where they can.

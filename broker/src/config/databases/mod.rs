@@ -11,6 +11,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use self::roles::Offer;
+pub(super) use self::server::{identifier, secret};
 use super::kind::{count, duration, one_of};
 use super::reader::Reader;
 use super::section::Section;

@@ -51,14 +51,14 @@ pub(super) fn certificates(
     }
 }
 
-pub(super) fn secret() -> Kind<String> {
+pub(in crate::config) fn secret() -> Kind<String> {
     text("the name of a secret, stores/{store}/secrets/{secret}", "secret name", |name| {
         SecretName::parse(name).map(drop).map_err(|error| error.to_string())
     })
 }
 
 /// A name in a database: it is quoted wherever it is used, so only what cannot be quoted is refused.
-pub(super) fn identifier() -> Kind<String> {
+pub(in crate::config) fn identifier() -> Kind<String> {
     text("a name of 1 to 63 characters", "name", |name| made_of(name, 63, |c| !c.is_control()))
 }
 

@@ -497,7 +497,7 @@ fn wait(failure: &Failure) -> Duration {
 fn retry_after(failure: &Failure) -> Option<Duration> {
     match failure.detail() {
         Detail::RetryAfter(wait) => Some(*wait),
-        Detail::None | Detail::Quota { .. } | Detail::BadField { .. } => None,
+        Detail::None | Detail::Quota { .. } | Detail::BadField { .. } | Detail::Rotation(_) => None,
     }
 }
 

@@ -73,6 +73,10 @@ impl ValueFormat {
 }
 
 impl Credential {
+    pub fn new(user: String, password: &SecretBytes) -> Self {
+        Self { user, password: Zeroizing::new(String::from_utf8_lossy(password.expose()).into_owned()) }
+    }
+
     /// Of a value in either format, whoever wrote it.
     pub fn read(value: &SecretBytes) -> Option<Self> {
         let text = std::str::from_utf8(value.expose()).ok()?.trim();
