@@ -8,8 +8,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use keyferry_proto::v1::batch_get_secrets_result::Result as Entry;
 use keyferry_proto::v1::{
     AddSecretVersionRequest, BatchGetSecretsRequest, DisableSecretVersionRequest, EnableSecretVersionRequest,
-    GetSecretRequest, GetStatusRequest, ListSecretVersionsRequest, ListSecretsRequest, ReadSource, RotateSecretRequest,
-    SecretFilter, SecretVersionState, WhoAmIRequest, rotation_service_client::RotationServiceClient,
+    GetSecretRequest, GetStatusRequest, ListSecretVersionsRequest, ListSecretsRequest, ListSubscribersRequest,
+    ReadSource, SecretFilter, SecretVersionState, WhoAmIRequest, rotation_service_client::RotationServiceClient,
 };
 use keyferry_tests::broker::{TestBroker, get};
 use keyferry_tests::tls;
@@ -177,7 +177,7 @@ async fn the_broker_says_who_one_is_and_how_it_is() {
 async fn a_method_that_is_to_come_says_so() {
     let broker = TestBroker::start().await;
     let mut operator = RotationServiceClient::new(broker.channel(&broker.operator).await);
-    let status = operator.rotate_secret(RotateSecretRequest::default()).await.unwrap_err();
+    let status = operator.list_subscribers(ListSubscribersRequest::default()).await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::Unimplemented, "UNIMPLEMENTED".to_owned()));
 }
 

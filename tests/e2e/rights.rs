@@ -166,7 +166,8 @@ async fn record_lease(directory: &Path) {
 }
 
 /// Field 1 is the name or parent in all methods that are about one thing. The lease to be renewed is the operator's, and
-/// hidden from all others; `RevokeLease` is asked for all leases of a database.
+/// hidden from all others; of a rotation that there is not, all hear the same; `RevokeLease` is asked for all leases of a
+/// database.
 fn body_for(path: &str) -> Vec<u8> {
     const SECRET: &str = "stores/local/secrets/a";
     let name: &str = match path.rsplit('/').next().unwrap() {
@@ -176,6 +177,8 @@ fn body_for(path: &str) -> Vec<u8> {
         "ListDatabaseRoles" => "databases/shop",
         "MintDatabaseToken" => "databases/shop/roles/reader",
         "RenewLease" => "leases/0123",
+        "RotateSecret" => "stores/local/secrets/a",
+        "GetRotation" | "CancelRotation" | "RetireRotation" => "rotations/0123",
         "RevokeLease" => return [&[0x12, 16, 0x0a, 14][..], b"databases/shop"].concat(),
         "WatchRotations" => {
             let filter = RotationFilter { names: vec![SECRET.to_owned()], ..RotationFilter::default() };
