@@ -18,6 +18,7 @@ use super::secret_messages::bad_name;
 use crate::admission::{Action, Permit, Resource};
 use crate::error::{Failure, Reason};
 use crate::names::{RotationName, SecretName};
+use crate::requests::RequestId;
 use crate::rotation::engine::{Engine, Order, Rotation, check_retirable, no_such_rotation};
 use crate::secrets::Secrets;
 use crate::state::Revision;
@@ -43,12 +44,24 @@ impl Rotating {
     ) -> Result<RotateSecretResponse, Failure> {
         let secret = SecretName::parse(&message.name).map_err(bad_name("name"))?;
         check_justification(&message.justification)?;
+        let request = RotateSecretRequest { request_id: String::new(), ..message.clone() };
+        let request = request_id(&call, &message.request_id, &request)?;
         let permit = self.admit(&call, &secret).await?;
         for fellow in self.engine.fellows(&secret).await? {
             self.admit(&call, &fellow).await?;
         }
         call.draft.note(|record| record.resource = Some(secret.shared()));
+        let request = match &request {
+            Some(id) => Some(self.engine.remembered(call.caller.id(), id).await?),
+            None => None,
+        };
+        if let Some(answer) = request.as_ref().and_then(|request| request.answer.as_deref()) {
+            let earlier = RotationName::parse(answer).map_err(|_| misfit())?;
+            let (rotation, revision) = self.engine.find(&earlier).await?;
+            return Ok(RotateSecretResponse { rotation: Some(self.message(&rotation, revision)) });
+        }
         let order = Order {
+            request,
             secret,
             initiator: call.caller.id().to_owned(),
             justification: message.justification,
@@ -120,7 +133,12 @@ impl Rotating {
         message: CancelRotationRequest,
     ) -> Result<CancelRotationResponse, Failure> {
         check_justification(&message.justification)?;
+        let request = CancelRotationRequest { request_id: String::new(), ..message.clone() };
+        let request = request_id(&call, &message.request_id, &request)?;
         let (rotation, _, permit) = self.permitted(&call, &message.name).await?;
+        if let Some(id) = &request {
+            self.engine.remember(call.caller.id(), id).await?;
+        }
         call.announce().await?;
         self.engine.cancel(&permit, &rotation.name).await?;
         let (rotation, revision) = self.engine.watch_end(&rotation.name, PATIENCE).await?;
@@ -133,10 +151,15 @@ impl Rotating {
         message: RetireRotationRequest,
     ) -> Result<RetireRotationResponse, Failure> {
         check_justification(&message.justification)?;
+        let request = RetireRotationRequest { request_id: String::new(), ..message.clone() };
+        let request = request_id(&call, &message.request_id, &request)?;
         let (rotation, revision, permit) = self.permitted(&call, &message.name).await?;
         if message.validate_only {
             check_retirable(&rotation)?;
             return Ok(RetireRotationResponse { rotation: Some(self.message(&rotation, revision)) });
+        }
+        if let Some(id) = &request {
+            self.engine.remember(call.caller.id(), id).await?;
         }
         call.announce().await?;
         self.engine.retire(&permit, &rotation.name).await?;
@@ -194,6 +217,11 @@ impl<'a> Visible<'a> {
         self.decided.insert(secret.clone(), allowed);
         allowed
     }
+}
+
+/// Two calls are the same when their methods and all other fields are.
+fn request_id(call: &Call, id: &str, rest: &impl prost::Message) -> Result<Option<RequestId>, Failure> {
+    RequestId::parse(id, &[call.method.path.as_bytes(), &rest.encode_to_vec()])
 }
 
 fn check_justification(text: &str) -> Result<(), Failure> {

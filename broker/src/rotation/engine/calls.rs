@@ -11,6 +11,7 @@ use crate::admission::{Action, Permit, Resource};
 use crate::clock::Timestamp;
 use crate::error::{Failure, Reason};
 use crate::names::{RotationName, SecretName};
+use crate::requests::{Remembered, RequestId, under_way};
 use crate::rotation::settings::{RotationSettings, Strategy};
 use crate::rotation::{Fact, Observation, Origin, VersionMark};
 use crate::secrets::VersionInfo;
@@ -24,6 +25,7 @@ pub struct Order {
     pub justification: String,
     /// Though the window is closed, or an earlier rotation waits for those who hold the old version.
     pub force: bool,
+    pub request: Option<Remembered>,
 }
 
 /// How long a forced start waits for the rotation before it to end.
@@ -59,12 +61,26 @@ impl Engine {
         }
         let mut draft = self.0.draft(plan, settings, &order.secret, self.0.clock.now())?;
         (draft.initiator, draft.justification) = (Some(order.initiator), order.justification);
-        let started = self.0.start(draft, None, |txn, _, _| txn);
-        let Some(name) = started.await? else {
-            let message = "another call with this request_id is under way; repeat it in a moment to hear how it ended";
-            return Err(Failure::new(Reason::Conflict, message).retry_after(Duration::from_secs(1)));
-        };
+        let started = self.0.start(draft, None, |txn, name, now| match &order.request {
+            Some(request) => request.write(txn, Some(name.as_str()), now),
+            None => txn,
+        });
+        // Nobody else has a condition in it: two calls with one request_id came at once.
+        let Some(name) = started.await? else { return Err(under_way()) };
         self.find(&name).await
+    }
+
+    /// What is known of a call's id. Refused where it was used for another call.
+    pub async fn remembered(&self, caller: &str, id: &RequestId) -> Result<Remembered, Failure> {
+        id.remembered(&self.0.state, caller, self.0.clock.now()).await
+    }
+
+    /// Refuses an id that was used for another call, and remembers it for this one.
+    pub async fn remember(&self, caller: &str, id: &RequestId) -> Result<(), Failure> {
+        let remembered = self.remembered(caller, id).await?;
+        // Somebody who wrote it at the same moment is the same caller, repeating itself.
+        let _ = self.0.state.commit(remembered.write(Txn::new(), None, self.0.clock.now())).await?;
+        Ok(())
     }
 
     /// Before `Current` the new version is abandoned; from then on the old one is kept.
