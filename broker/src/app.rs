@@ -27,8 +27,9 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::config::Config;
 use crate::databases::leases::{self, Leases, Opening};
 use crate::databases::tokens::Tokens;
-use crate::databases::{DatabaseSettings, PostgresDatabase, postgres};
+use crate::databases::{CaError, postgres};
 use crate::failpoints::{Failpoints, NoFailpoints};
+use crate::gateway::issuer;
 use crate::gateway::webhooks::Room;
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
@@ -122,16 +123,18 @@ pub enum StartError {
     EtcdLeftOut,
     #[error("{0} cannot be used")]
     Database(DatabaseName, #[source] postgres::OpenError),
-    #[error("{0} takes its password from {1}, a store that is not configured")]
+    #[error("{0} works with a secret of {1}, a store that is not configured; add it, or name a secret of another")]
     DatabaseStore(DatabaseName, String),
     #[error("the rotations or their subscribers have no key in the state; report this")]
     Rotations(#[from] state::KeyError),
+    #[error("[issuer] signs with a secret of {0}, a store that is not configured; add it, or name a secret of another")]
+    IssuerStore(String),
     #[error("the leases cannot be opened")]
     Leases(#[from] leases::OpenError),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
     Unserved(&'static str),
-    #[error("{0} has roles whose credential is not served by this version yet; leave them out")]
-    UnservedRoles(DatabaseName),
+    #[error("{0} cannot be used")]
+    DatabaseCa(DatabaseName, #[source] CaError),
     #[error("cannot listen on {0}; end what listens there, or choose another address under [listen]")]
     Bind(SocketAddr, #[source] std::io::Error),
     #[error("the system's random numbers cannot be read")]
@@ -145,11 +148,6 @@ pub fn unserved(config: &Config) -> Vec<StartError> {
     let mut found = Vec::new();
     if config.listen.admin_tls {
         found.push(StartError::Unserved("admin_tls"));
-    }
-    for (name, database) in &config.databases {
-        if !matches!(database, DatabaseSettings::Postgres(PostgresDatabase { certificates: None, .. })) {
-            found.push(StartError::UnservedRoles(name.clone()));
-        }
     }
     #[cfg(not(feature = "etcd"))]
     if matches!(config.state, state::Settings::Etcd(_)) {
@@ -195,7 +193,7 @@ impl Broker {
         let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
         let stores = stores::open(config.stores.clone(), config.credentials, &clock).await?;
         let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
-        let databases = databases::open(config.databases, &stores.providers, &clock)?;
+        let databases = databases::open(config.databases, config.issuer.as_ref(), &stores.providers, &clock)?;
         let secrets = Secrets::new(stores.providers.clone(), &config.cache, &clock);
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let background = Background::default();
@@ -221,7 +219,7 @@ impl Broker {
             clock: &clock,
             background: &background,
         };
-        let routes = sources.open(config.events, &Room::new(config.limits.request_timeout), &around).await?;
+        let mut routes = sources.open(config.events, &Room::new(config.limits.request_timeout), &around).await?;
         sources.poll(&secrets, &state.leadership(), &around);
         let drain = Drain::new();
         let subscribers = Subscribers::start(
@@ -306,6 +304,10 @@ impl Broker {
         });
 
         observe(&metrics, &parts);
+        routes.extend(databases.issuer.iter().flat_map(issuer::routes));
+        for keeper in databases.keepers {
+            background.spawn(keeper);
+        }
         let (watched, stop) = (Arc::clone(&tls), background.stop.clone());
         background.spawn(watched.watch(stop));
         background.spawn_every(config.policy.reload_interval, Arc::clone(&parts), reload_policies);

@@ -3,14 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
 
 use super::StartError;
 use crate::clock::SharedClock;
+use crate::databases::certificates::{Authority, CertificateMinter};
+use crate::databases::cockroach::JwtMinter;
+use crate::databases::issuer::Issuer;
 use crate::databases::leases::Database;
 use crate::databases::postgres::{Login, Postgres};
-use crate::databases::tokens::{Minter, Tokens};
-use crate::databases::{DatabaseSettings, LoginSettings, PostgresDatabase};
-use crate::names::{DatabaseName, RoleName, StoreName};
+use crate::databases::tokens::{Kind, Minter, Tokens};
+use crate::databases::{
+    CertificateSettings, CockroachDatabase, DatabaseSettings, JwtSettings, LoginSettings, OwnSecret, PostgresDatabase,
+    PostgresSettings, SigningSettings,
+};
+use crate::names::{DatabaseName, RoleName, SecretName, StoreName};
 use crate::rotation::strategies::postgres::Logins;
 use crate::secrets::Provider;
 
@@ -20,31 +29,125 @@ pub(super) struct Databases {
     pub(super) tokens: Tokens,
     /// Where the users are whose passwords are rotated.
     pub(super) logins: BTreeMap<DatabaseName, Arc<dyn Logins>>,
+    pub(super) issuer: Option<Issuer>,
+    /// What follows the secrets that the broker works with.
+    pub(super) keepers: Vec<BoxFuture<'static, ()>>,
 }
 
 pub(super) fn open(
     settings: BTreeMap<DatabaseName, DatabaseSettings>,
+    issuer: Option<&SigningSettings>,
     stores: &BTreeMap<StoreName, Arc<dyn Provider>>,
     clock: &SharedClock,
 ) -> Result<Databases, StartError> {
-    let (mut leased, mut logins) = (BTreeMap::new(), BTreeMap::new());
-    let minters: BTreeMap<RoleName, Arc<dyn Minter>> = BTreeMap::new();
+    let mut opening = Opening { stores, clock, minters: BTreeMap::new(), keepers: Vec::new(), logins: BTreeMap::new() };
+    let issuer = issuer.map(|issuer| opening.issuer(issuer, longest_life(&settings))).transpose()?;
+    let mut leased = BTreeMap::new();
     for (name, settings) in settings {
-        let DatabaseSettings::Postgres(PostgresDatabase { users: Some(settings), .. }) = settings else { continue };
+        let certificates = match settings {
+            DatabaseSettings::Postgres(PostgresDatabase { users, certificates }) => {
+                if let Some(users) = users {
+                    leased.insert(name.clone(), opening.users(&name, users)?);
+                }
+                certificates.map(|settings| (Kind::Postgres, settings))
+            }
+            DatabaseSettings::Cockroach(CockroachDatabase { tokens, certificates }) => {
+                if let Some((tokens, issuer)) = tokens.zip(issuer.as_ref()) {
+                    opening.tokens(&name, &tokens, issuer)?;
+                }
+                certificates.map(|settings| (Kind::Cockroach, settings))
+            }
+        };
+        if let Some((kind, settings)) = certificates {
+            opening.certificates(&name, kind, &settings)?;
+        }
+    }
+    let Opening { minters, keepers, logins, .. } = opening;
+    Ok(Databases { leased, tokens: Tokens::new(minters, Arc::clone(clock)), logins, issuer, keepers })
+}
+
+/// Of any token that the issuer signs.
+fn longest_life(settings: &BTreeMap<DatabaseName, DatabaseSettings>) -> Duration {
+    let tokens = settings.values().filter_map(|settings| match settings {
+        DatabaseSettings::Cockroach(CockroachDatabase { tokens, .. }) => tokens.as_ref(),
+        DatabaseSettings::Postgres(_) => None,
+    });
+    tokens.flat_map(|tokens| tokens.roles.values()).map(|role| role.max_ttl).max().unwrap_or_default()
+}
+
+struct Opening<'a> {
+    stores: &'a BTreeMap<StoreName, Arc<dyn Provider>>,
+    clock: &'a SharedClock,
+    minters: BTreeMap<RoleName, Arc<dyn Minter>>,
+    keepers: Vec<BoxFuture<'static, ()>>,
+    logins: BTreeMap<DatabaseName, Arc<dyn Logins>>,
+}
+
+impl Opening<'_> {
+    fn issuer(&mut self, settings: &SigningSettings, longest_life: Duration) -> Result<Issuer, StartError> {
+        let secret = self.secret(&settings.secret).map_err(StartError::IssuerStore)?;
+        let issuer = Issuer::new(settings, secret, longest_life, Arc::clone(self.clock));
+        self.keepers.push(Box::pin(issuer.clone().keep()));
+        Ok(issuer)
+    }
+
+    fn users(&mut self, name: &DatabaseName, settings: PostgresSettings) -> Result<Database, StartError> {
         let login = match settings.login.clone() {
             LoginSettings::Certificate { certificate, key } => Login::Certificate { certificate, key },
             LoginSettings::Password(secret) => {
-                let store = stores.get(secret.store()).cloned();
-                let store = store.ok_or_else(|| StartError::DatabaseStore(name.clone(), secret.store().to_owned()))?;
+                let OwnSecret { store, name: secret } = self.secret_of(name, &secret)?;
                 Login::Password { store, secret }
             }
         };
-        let users = Postgres::open(name.clone(), settings.clone(), login, Arc::clone(clock))
+        let users = Postgres::open(name.clone(), settings.clone(), login, Arc::clone(self.clock))
             .map_err(|error| StartError::Database(name.clone(), error))?;
         let ca = users.ca().into();
         let users = Arc::new(users);
-        logins.insert(name.clone(), Arc::clone(&users) as Arc<dyn Logins>);
-        leased.insert(name, Database { settings, users, ca });
+        self.logins.insert(name.clone(), Arc::clone(&users) as Arc<dyn Logins>);
+        Ok(Database { settings, users, ca })
     }
-    Ok(Databases { leased, tokens: Tokens::new(minters, Arc::clone(clock)), logins })
+
+    fn tokens(&mut self, name: &DatabaseName, settings: &JwtSettings, issuer: &Issuer) -> Result<(), StartError> {
+        for (id, role) in &settings.roles {
+            let minter = JwtMinter::open(settings, role, issuer.clone());
+            let minter = minter.map_err(|error| StartError::DatabaseCa(name.clone(), error))?;
+            self.add(name, id, Arc::new(minter));
+        }
+        Ok(())
+    }
+
+    fn certificates(
+        &mut self,
+        name: &DatabaseName,
+        kind: Kind,
+        settings: &CertificateSettings,
+    ) -> Result<(), StartError> {
+        let certificate = self.secret_of(name, &settings.authority.certificate)?;
+        let key = self.secret_of(name, &settings.authority.key)?;
+        let authority = Authority::new(certificate, key, Arc::clone(self.clock));
+        self.keepers.push(Box::pin(authority.clone().keep()));
+        for (id, role) in &settings.roles {
+            let minter = CertificateMinter::open(kind, settings, role, authority.clone());
+            let minter = minter.map_err(|error| StartError::DatabaseCa(name.clone(), error))?;
+            self.add(name, id, Arc::new(minter));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, name: &DatabaseName, id: &str, minter: Arc<dyn Minter>) {
+        // The configuration has checked the id.
+        if let Ok(role) = name.role(id) {
+            self.minters.insert(role, minter);
+        }
+    }
+
+    fn secret_of(&self, database: &DatabaseName, secret: &SecretName) -> Result<OwnSecret, StartError> {
+        self.secret(secret).map_err(|store| StartError::DatabaseStore(database.clone(), store))
+    }
+
+    /// Or the store that is missing.
+    fn secret(&self, name: &SecretName) -> Result<OwnSecret, String> {
+        let store = self.stores.get(name.store()).cloned().ok_or_else(|| name.store().to_owned())?;
+        Ok(OwnSecret { store, name: name.clone() })
+    }
 }

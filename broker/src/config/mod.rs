@@ -10,6 +10,7 @@ mod events;
 mod files;
 mod given;
 mod identity;
+mod issuer;
 mod issuers;
 mod kind;
 mod limits;
@@ -35,7 +36,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::admission::QuotaSettings;
-use crate::databases::{DatabaseSettings, LeaseSettings};
+use crate::databases::{DatabaseSettings, LeaseSettings, SigningSettings};
 use crate::identity::token::IssuerSettings;
 use crate::names::{DatabaseName, StoreName};
 use crate::providers::credential::CredentialSettings;
@@ -76,6 +77,8 @@ pub struct Config {
     pub events: BTreeMap<String, EventSettings>,
     pub state: crate::state::Settings,
     pub cache: CacheSettings,
+    /// The broker as an issuer itself.
+    pub issuer: Option<SigningSettings>,
     pub databases: BTreeMap<DatabaseName, DatabaseSettings>,
     pub leases: LeaseSettings,
     /// By the NAME of `[rotations.NAME]`.
@@ -117,14 +120,11 @@ impl Config {
 
     fn read(reader: &mut Reader<'_>, host: &str) -> Self {
         let mut credential_names = credentials::Names::default();
-        let (stores, freshness, databases);
-        let listen;
+        let (stores, freshness, databases, issuer);
+        let node = surroundings::node(reader, host);
+        let listen = listen::read(reader);
         Self {
-            node: surroundings::node(reader, host),
-            listen: {
-                listen = listen::read(reader);
-                listen.clone()
-            },
+            node,
             tls: tls::read(reader),
             limits: limits::read(reader),
             identity: identity::read(reader),
@@ -140,9 +140,13 @@ impl Config {
             cache: CacheSettings { size: cache::read(reader), stores: freshness },
             state: state::read(reader),
             databases: {
+                issuer = issuer::read(reader, &listen);
                 databases = databases::read(reader);
+                issuer::check(reader, issuer.as_ref(), &databases);
                 databases.clone()
             },
+            issuer,
+            listen: listen.clone(),
             leases: databases::leases(reader),
             rotations: rotations::read(reader, &rotations::Surroundings { stores: &stores, databases: &databases }),
             audit: surroundings::audit(reader),

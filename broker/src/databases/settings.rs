@@ -87,6 +87,15 @@ pub struct JwtSettings {
     pub roles: BTreeMap<String, MappedRole>,
 }
 
+/// The broker as an issuer of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningSettings {
+    pub url: String,
+    pub secret: SecretName,
+    pub refresh_interval: Duration,
+    pub maximum_key_age: Duration,
+}
+
 /// Where a server is, and by what it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {

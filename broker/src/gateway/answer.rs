@@ -14,8 +14,8 @@ pub(super) fn text(status: StatusCode, line: &str) -> Answer {
     answer
 }
 
-pub(super) fn json(value: &serde_json::Value) -> Answer {
-    of(StatusCode::OK, "application/json", value.to_string().into())
+pub(super) fn json(body: impl Into<Bytes>) -> Answer {
+    of(StatusCode::OK, "application/json", body.into())
 }
 
 pub(super) fn empty(status: StatusCode) -> Answer {

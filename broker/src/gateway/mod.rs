@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+pub mod issuer;
 pub mod web;
 pub mod webhooks;
 

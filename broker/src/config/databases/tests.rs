@@ -27,6 +27,15 @@ client_ca_certificate = "stores/main/secrets/db-ca-certificate"
 client_ca_key = "stores/main/secrets/db-ca-key"
 "#;
 
+const ISSUER: &str = r#"
+[listen]
+web = ":7444"
+
+[issuer]
+url = "https://keyferry.example.com"
+signing_key = "stores/main/secrets/issuer"
+"#;
+
 fn parse(parts: &[&str]) -> Result<Config, Problems> {
     let text = format!("{SMALLEST}{}", parts.concat());
     Config::parse(&text, Path::new("keyferry.toml"), [], "node-1")
@@ -77,13 +86,32 @@ fn roles_of_cockroach_are_tokens_unless_they_say_otherwise() {
     let audience = "audience = \"orders-cluster\"\n";
     let roles = "[databases.orders.roles.app]\nuser = \"app\"\n\
                  [databases.orders.roles.batch]\ncredential = \"certificate\"\nuser = \"batch.1\"\n";
-    let settings = cockroach(&[COCKROACH, audience, CLIENT_CA, roles]);
+    let settings = cockroach(&[COCKROACH, audience, CLIENT_CA, roles, ISSUER]);
     let tokens = settings.tokens.unwrap();
     assert_eq!((tokens.audience.as_str(), tokens.server.port), ("orders-cluster", 26257));
     assert_eq!(tokens.roles["app"].user, "app");
     assert_eq!(settings.certificates.unwrap().roles["batch"].user, "batch.1");
     let report = report(&[COCKROACH, "[databases.orders.roles.app]\nuser = \"app\"\n"]);
     assert!(report.contains("[databases.orders] audience: is missing"), "{report}");
+}
+
+#[test]
+fn tokens_need_an_issuer_with_a_key_and_a_port() {
+    let role = "audience = \"a\"\n[databases.orders.roles.app]\nuser = \"app\"\n";
+    let cases = [
+        ("", "[issuer]: is missing, and roles with credential = \"jwt\" need it"),
+        ("[issuer]\nurl = \"https://a.example\"\n", "[issuer] signing_key: is missing"),
+        ("[issuer]\nsigning_key = \"stores/main/secrets/k\"\n", "[issuer] url: is missing"),
+        ("[issuer]\nurl = \"http://a.example\"\n", "[issuer] url: \"http://a.example\" does not begin with https://"),
+        (
+            "[issuer]\nurl = \"https://a.example\"\nsigning_key = \"stores/main/secrets/k\"\n",
+            "[issuer] url: is reached on the web port, which is off",
+        ),
+    ];
+    for (issuer, fault) in cases {
+        let report = report(&[COCKROACH, role, issuer]);
+        assert!(report.contains(fault), "{issuer}: {report}");
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Dialect for EventGrid {
                 && let Some(code) = azure::handshake(event)
             {
                 tracing::info!(source = intake.name(), "Event Grid asked whether it may deliver, and may");
-                return answer::json(&json!({ "validationResponse": code }));
+                return answer::json(json!({ "validationResponse": code }).to_string());
             }
             let mut sense = events.is_empty();
             for event in &events {
