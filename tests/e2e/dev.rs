@@ -15,7 +15,7 @@ struct Dev {
 impl Dev {
     fn start(directory: &Path) -> Self {
         let mut child = Command::new(keyferry())
-            .args(["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--dir"])
+            .args(["dev", "--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--dir"])
             .arg(directory)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -76,6 +76,8 @@ fn what_dev_prints_works_when_pasted() {
     assert!(listed.contains("keyferry.v1.SecretService") && listed.contains("grpc.health.v1.Health"), "{listed}");
     let (_, read) = paste(calls[1]);
     assert!(read.contains("\"payload\""), "{read}");
+    let minted = calls.iter().find(|line| line.contains("MintDatabaseToken")).unwrap();
+    assert!(paste(minted).1.contains("\"accessToken\""), "{}", paste(minted).1);
 
     // Without a certificate, with one from another CA, in plain text: refused.
     let address = calls[0].split_whitespace().nth(1).unwrap();

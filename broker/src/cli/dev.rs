@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+
+use rcgen::KeyPair;
+use zeroize::Zeroizing;
 
 use super::dev_pki::{Authority, TRUST_DOMAIN, write_private};
 use super::{Complaint, dev_issuer, say, serve};
@@ -14,6 +17,7 @@ use crate::names::StoreName;
 use crate::providers::local::{LocalKey, LocalStore};
 use crate::secrets::{Provider as _, SecretBytes};
 
+const ISSUER_KEY: &str = "issuer-key";
 const POLICY: &str = include_str!("dev.cedar");
 
 #[derive(Debug, clap::Args)]
@@ -24,13 +28,16 @@ pub(super) struct Args {
     /// The address for gRPC; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
+    /// The address for the issuer's keys
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7444")]
+    web: SocketAddr,
     /// The address for health and metrics
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7445")]
     admin: SocketAddr,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
-    if !args.listen.ip().is_loopback() || !args.admin.ip().is_loopback() {
+    if ![args.listen, args.web, args.admin].iter().all(|address| address.ip().is_loopback()) {
         return Err(
             "dev mode serves on loopback only; for anything else write a configuration and `keyferry serve`".into()
         );
@@ -73,19 +80,25 @@ fn prepare(args: &Args) -> Result<(), Complaint> {
         if !policy.exists() {
             write_private(&policy, POLICY)?;
         }
-        write_private(&dir.join("keyferry.toml"), &configuration(args))?;
+        write_private(&dir.join("keyferry.toml"), &configuration(args)?)?;
         write_samples(dir)
     };
     attempt().map_err(|error| format!("cannot prepare {}: {error}", dir.display()).into())
 }
 
 /// A configuration that `keyferry serve --config` takes as well; its paths are relative to itself.
-fn configuration(args: &Args) -> String {
-    format!(
+fn configuration(args: &Args) -> Result<String, Complaint> {
+    let mut web = args.web;
+    if web.port() == 0 {
+        // Tokens name it, so it has to be known before.
+        web = TcpListener::bind(web)?.local_addr()?;
+    }
+    Ok(format!(
         r#"# Written by `keyferry dev` at each start. Copy it to change it.
 
 [listen]
 grpc = "{grpc}"
+web = "{web}"
 admin = "{admin}"
 
 [tls]
@@ -107,31 +120,52 @@ directory = "policy"
 kind = "local"
 file = "secrets.redb"
 key_file = "secrets.key"
+
+# As a CockroachDB would have it; none has to be there for tokens to be minted.
+[issuer]
+url = "https://{web}"
+signing_key = "stores/local/secrets/{ISSUER_KEY}"
+
+[databases.orders]
+kind = "cockroach"
+host = "localhost"
+database = "orders"
+ca = "ca.pem"
+audience = "orders-dev"
+
+[databases.orders.roles.app]
+description = "reads and writes orders"
+user = "app"
 "#,
         grpc = args.listen,
         admin = args.admin,
         domain = TRUST_DOMAIN,
         issuer = dev_issuer::ISSUER,
         audience = dev_issuer::AUDIENCE,
-    )
+    ))
 }
 
-/// Sample secrets, where the store is new.
+/// Sample secrets, where the store is new, and the key that tokens for databases are signed with.
 fn write_samples(dir: &Path) -> Result<(), Complaint> {
     let (key, file) = (dir.join("secrets.key"), dir.join("secrets.redb"));
-    if file.exists() {
-        return Ok(());
-    }
+    let is_new = !file.exists();
     let key = if key.exists() { LocalKey::read_file(&key)? } else { LocalKey::generate_file(&key)? };
     let name = StoreName::from_id("local")?;
     let store = LocalStore::open(name.clone(), &file, &key, Arc::new(SystemClock))?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    for (id, env, value) in
-        [("hello", "dev", "world"), ("db-password", "dev", "correct-horse"), ("api-key", "prod", "not-for-the-client")]
-    {
+    let add = |id: &str, env: &str, value: &str| -> Result<(), Complaint> {
         let labels = Arc::new([("env".to_owned(), env.to_owned())].into());
         let payload = SecretBytes::new(value.as_bytes().to_vec());
         runtime.block_on(store.add(&name.secret(id)?, payload, Some(labels)))?;
+        Ok(())
+    };
+    if is_new {
+        add("hello", "dev", "world")?;
+        add("db-password", "dev", "correct-horse")?;
+        add("api-key", "prod", "not-for-the-client")?;
+    }
+    if runtime.block_on(store.describe(&name.secret(ISSUER_KEY)?)).is_err() {
+        add(ISSUER_KEY, "prod", &Zeroizing::new(KeyPair::generate()?.serialize_pem()))?;
     }
     Ok(())
 }
@@ -154,6 +188,7 @@ Keyferry serves on {address}. Paste into another shell:
   kf -d '{{"name": "stores/local/secrets/hello"}}' {address} keyferry.v1.SecretService/GetSecret
   kf -d '{{"parent": "stores/local"}}' {address} keyferry.v1.SecretService/ListSecrets
   kf -d '{{"name": "stores/local/secrets/api-key"}}' {address} keyferry.v1.SecretService/GetSecret   # hidden: env=prod
+  kf -d '{{"name": "databases/orders/roles/app"}}' {address} keyferry.v1.TokenService/MintDatabaseToken
 
 As somebody with a token beside the certificate:
 
