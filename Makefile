@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 WORKSPACE := --workspace --locked --features keyferry-tests/etcd
 
 # What the tests call besides cargo: names from tools/versions.
-TEST_TOOLS := grpcurl pubsub-fake oidc-issuers cloud-clients postgresql protoc etcd
+TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients postgresql protoc etcd
 
 .DEFAULT_GOAL := help
 .PHONY: help dev sandbox test test-postgres check lint fmt proto fmt-check clippy contract deny advisories
@@ -64,7 +64,7 @@ advisories: ## known vulnerabilities of the dependencies (fetches RustSec's data
 	@tools/install cargo-deny
 	cargo deny --locked check advisories
 
-.PHONY: bench-startup bench-micro bench-tokens
+.PHONY: bench-startup bench-micro bench-tokens bench-jwt
 
 bench-startup: ## time from start to first answer, and idle memory, of the release binary; fails over the bars
 	cargo build --release --locked -p keyferry-broker
@@ -77,3 +77,7 @@ bench-tokens: ## database tokens beside pgbench and OpenBao on one PostgreSQL, a
 	@tools/install postgresql openbao
 	cargo build --release --locked -p keyferry-broker
 	cargo run --locked -p keyferry-benches --bin tokens -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao
+
+bench-jwt: ## signed database tokens beside a bare echo of tonic's, by processor time; fails under the bar
+	cargo build --release --locked -p keyferry-broker
+	cargo run --release --locked -p keyferry-benches --bin jwt -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry
