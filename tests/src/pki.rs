@@ -36,6 +36,11 @@ impl Ca {
         self.0.pem()
     }
 
+    /// For who signs in its name.
+    pub fn key_pem(&self) -> String {
+        self.0.key().serialize_pem()
+    }
+
     pub fn server(&self, name: &str) -> Issued {
         self.issue(|params| {
             params.subject_alt_names =

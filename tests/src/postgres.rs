@@ -14,7 +14,8 @@ use tempfile::TempDir;
 use crate::pki::{Ca, restrict};
 
 /// Serves until dropped. The broker's login is `keyferry`, by password or by certificate; the group `orders_read` may
-/// read the table `orders`, and `orders_write` may make tables too.
+/// read the table `orders`, and `orders_write` may make tables too. The users `app`, who reads orders, and `batch` log in
+/// with certificates of the same CA.
 #[derive(Debug)]
 pub struct Cluster {
     directory: TempDir,
@@ -45,12 +46,15 @@ const SETUP: &str = r"
     INSERT INTO orders VALUES (1), (2);
     CREATE TABLE ledger (id int);
     GRANT SELECT ON orders TO orders_read;
+    CREATE ROLE app LOGIN IN ROLE orders_read;
+    CREATE ROLE batch LOGIN;
     GRANT CREATE, USAGE ON SCHEMA public TO orders_write;
 ";
 
 const HBA: &str = "
 local   all all trust
 hostssl all keyferry 127.0.0.1/32 cert map=broker
+hostssl all app,batch 127.0.0.1/32 cert
 hostssl all all 127.0.0.1/32 scram-sha-256
 ";
 
@@ -157,6 +161,20 @@ search_path = ["public"]
     /// What a user is answered over TLS, or why not.
     pub fn query(&self, user: &str, password: &str, database: &str, sql: &str) -> Result<String, String> {
         let output = self.client(user, password, database).args(feed(sql)).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(said(output)) } else { Err(error) }
+    }
+
+    /// What a user with a client certificate is answered, or why not.
+    pub fn query_with_certificate(
+        &self,
+        user: &str,
+        certificate: &Path,
+        key: &Path,
+        sql: &str,
+    ) -> Result<String, String> {
+        let mut client = self.client(user, "", "shop");
+        let output = client.env("PGSSLCERT", certificate).env("PGSSLKEY", key).args(feed(sql)).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() { Ok(said(output)) } else { Err(error) }
     }
