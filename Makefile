@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 WORKSPACE := --workspace --locked --features keyferry-tests/etcd
 
 # What the tests call besides cargo: names from tools/versions.
-TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients postgresql protoc etcd
+TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd
 
 .DEFAULT_GOAL := help
 .PHONY: help dev sandbox test test-postgres check lint fmt proto fmt-check clippy contract deny advisories

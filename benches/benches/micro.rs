@@ -139,7 +139,7 @@ fn uncontended_turn_of_the_guard(bencher: Bencher<'_, '_>) {
         maximum_wait: Duration::from_secs(1),
         request_timeout: Duration::from_secs(1),
     };
-    let guard = Guard::new(StoreName::from_id("cloud").unwrap(), settings, Arc::new(SystemClock));
+    let guard = Guard::new("stores/cloud".into(), settings, Arc::new(SystemClock));
     let runtime = runtime();
     let _entered = runtime.enter();
     bencher.bench_local(|| at_once(guard.call(Operation::Access, SECRET, || async { Ok(()) })).unwrap());

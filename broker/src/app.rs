@@ -1,5 +1,6 @@
 //! The composition root: the one place that names concrete types and starts tasks.
 
+mod cloud_databases;
 mod databases;
 mod events;
 mod stores;
@@ -33,7 +34,8 @@ use crate::gateway::issuer;
 use crate::gateway::webhooks::Room;
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
-use crate::names::{DatabaseName, StoreName};
+use crate::names::{DatabaseName, NameError, StoreName};
+use crate::providers::credential::Broken;
 use crate::report;
 use crate::requests;
 use crate::rotation::engine::{self, Engine};
@@ -129,6 +131,12 @@ pub enum StartError {
     Rotations(#[from] state::KeyError),
     #[error("[issuer] signs with a secret of {0}, a store that is not configured; add it, or name a secret of another")]
     IssuerStore(String),
+    #[error("{0} names the credential {1:?}, which is not declared; add [credentials.{1}]")]
+    DatabaseCredential(DatabaseName, String),
+    #[error("a role of {0} cannot be named")]
+    DatabaseRole(DatabaseName, #[source] NameError),
+    #[error("{0} cannot reach its cloud")]
+    CloudDatabase(DatabaseName, #[source] Broken),
     #[error("the leases cannot be opened")]
     Leases(#[from] leases::OpenError),
     #[error("[listen] {0} is not served by this version yet; leave it out")]
@@ -193,7 +201,8 @@ impl Broker {
         let tls = Tls::load(&config.tls, Arc::clone(&clock))?;
         let stores = stores::open(config.stores.clone(), config.credentials, &clock).await?;
         let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
-        let databases = databases::open(config.databases, config.issuer.as_ref(), &stores.providers, &clock)?;
+        let databases =
+            databases::open(config.databases, config.issuer.as_ref(), &stores.providers, &stores.credentials, &clock)?;
         let secrets = Secrets::new(stores.providers.clone(), &config.cache, &clock);
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let background = Background::default();

@@ -463,7 +463,7 @@ async fn everything(azure: &Azure) -> Vec<(&'static str, Failure)> {
 fn open(settings: &Settings, tokens: Tokens) -> AzureStore {
     let clock = Arc::new(SystemClock);
     let credential = Credential::new(Box::new(tokens), Arc::clone(&clock) as _);
-    let guard = Guard::new(store(), settings.guard.clone(), Arc::clone(&clock) as _);
+    let guard = Guard::new(store().as_str().into(), settings.guard.clone(), Arc::clone(&clock) as _);
     AzureStore::open(store(), settings, credential, guard, clock).unwrap()
 }
 

@@ -15,6 +15,8 @@ mod cache;
 mod calls;
 mod canary;
 mod certificates;
+mod cloud_databases;
+mod cloud_doubles;
 mod cloud_identity;
 mod consistency;
 mod dev;

@@ -457,7 +457,9 @@ async fn with_metadata_budget(endpoint: &str, location: Option<&str>, patience: 
         guard: guard.clone(),
     };
     let credential = Credential::new(Box::new(Fixed), Arc::new(SystemClock));
-    GcpStore::open(name(), &settings, credential, Guard::new(name(), guard, Arc::new(SystemClock))).await.unwrap()
+    GcpStore::open(name(), &settings, credential, Guard::new(name().as_str().into(), guard, Arc::new(SystemClock)))
+        .await
+        .unwrap()
 }
 
 const SUBJECT: &str = "broker@keyferry-test.iam.gserviceaccount.com";

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
-    date_time_ymd,
+    SubjectPublicKeyInfo, date_time_ymd,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 #[derive(Clone, Debug)]
@@ -82,6 +84,14 @@ impl Ca {
         }
     }
 
+    /// A certificate, in DER, for a public key in PEM of somebody else.
+    pub fn sign(&self, public_key: &str, shape: impl FnOnce(&mut CertificateParams)) -> Option<Vec<u8>> {
+        let public_key = SubjectPublicKeyInfo::from_pem(public_key).ok()?;
+        let mut params = CertificateParams::default();
+        shape(&mut params);
+        Some(params.signed_by(&public_key, &self.0).ok()?.der().to_vec())
+    }
+
     /// A revocation list that names these certificates.
     pub fn revoking(&self, number: u64, revoked: &[&Issued]) -> String {
         let params = CertificateRevocationListParams {
@@ -105,6 +115,12 @@ impl Ca {
 }
 
 impl Issued {
+    /// What somebody else issued.
+    pub fn from_pem(certificate: &str, key: &str) -> Self {
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap().to_vec();
+        Self { certificate: certificate.to_owned(), key: key.to_owned(), der, serial: Vec::new() }
+    }
+
     pub fn write(&self, directory: &Path, name: &str) {
         fs::write(directory.join(name).with_extension("pem"), &self.certificate).unwrap();
         fs::write(directory.join(name).with_extension("key"), &self.key).unwrap();

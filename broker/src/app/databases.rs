@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::StartError;
+use super::cloud_databases::Cloud;
+use super::stores::Credentials;
 use crate::clock::SharedClock;
 use crate::databases::certificates::{Authority, CertificateMinter};
 use crate::databases::cockroach::JwtMinter;
@@ -22,6 +24,8 @@ use crate::databases::{
 use crate::names::{DatabaseName, RoleName, SecretName, StoreName};
 use crate::rotation::strategies::postgres::Logins;
 use crate::secrets::Provider;
+
+pub(super) type Minters = BTreeMap<RoleName, Arc<dyn Minter>>;
 
 /// By what they are answered for.
 pub(super) struct Databases {
@@ -38,12 +42,14 @@ pub(super) fn open(
     settings: BTreeMap<DatabaseName, DatabaseSettings>,
     issuer: Option<&SigningSettings>,
     stores: &BTreeMap<StoreName, Arc<dyn Provider>>,
+    credentials: &Credentials,
     clock: &SharedClock,
 ) -> Result<Databases, StartError> {
-    let mut opening = Opening { stores, clock, minters: BTreeMap::new(), keepers: Vec::new(), logins: BTreeMap::new() };
+    let mut opening = Opening { stores, clock, minters: Minters::new(), keepers: Vec::new(), logins: BTreeMap::new() };
     let issuer = issuer.map(|issuer| opening.issuer(issuer, longest_life(&settings))).transpose()?;
     let mut leased = BTreeMap::new();
     for (name, settings) in settings {
+        let cloud = Cloud { name: &name, credentials, clock };
         let certificates = match settings {
             DatabaseSettings::Postgres(PostgresDatabase { users, certificates }) => {
                 if let Some(users) = users {
@@ -56,6 +62,18 @@ pub(super) fn open(
                     opening.tokens(&name, &tokens, issuer)?;
                 }
                 certificates.map(|settings| (Kind::Cockroach, settings))
+            }
+            DatabaseSettings::CloudSql(settings) => {
+                opening.minters.extend(cloud.cloud_sql(settings)?);
+                None
+            }
+            DatabaseSettings::Spanner(settings) => {
+                opening.minters.extend(cloud.spanner(&settings)?);
+                None
+            }
+            DatabaseSettings::Azure(settings) => {
+                opening.minters.extend(cloud.azure(&settings)?);
+                None
             }
         };
         if let Some((kind, settings)) = certificates {
@@ -70,7 +88,10 @@ pub(super) fn open(
 fn longest_life(settings: &BTreeMap<DatabaseName, DatabaseSettings>) -> Duration {
     let tokens = settings.values().filter_map(|settings| match settings {
         DatabaseSettings::Cockroach(CockroachDatabase { tokens, .. }) => tokens.as_ref(),
-        DatabaseSettings::Postgres(_) => None,
+        DatabaseSettings::Postgres(_)
+        | DatabaseSettings::CloudSql(_)
+        | DatabaseSettings::Spanner(_)
+        | DatabaseSettings::Azure(_) => None,
     });
     tokens.flat_map(|tokens| tokens.roles.values()).map(|role| role.max_ttl).max().unwrap_or_default()
 }
@@ -78,7 +99,7 @@ fn longest_life(settings: &BTreeMap<DatabaseName, DatabaseSettings>) -> Duration
 struct Opening<'a> {
     stores: &'a BTreeMap<StoreName, Arc<dyn Provider>>,
     clock: &'a SharedClock,
-    minters: BTreeMap<RoleName, Arc<dyn Minter>>,
+    minters: Minters,
     keepers: Vec<BoxFuture<'static, ()>>,
     logins: BTreeMap<DatabaseName, Arc<dyn Logins>>,
 }

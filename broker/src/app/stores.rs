@@ -65,7 +65,7 @@ pub(super) async fn open(
     let credentials = open_credentials(credentials, clock)?;
     for (name, settings) in stores {
         let mut guard = |settings: &GuardSettings| {
-            let guard = Guard::new(name.clone(), settings.clone(), Arc::clone(clock));
+            let guard = Guard::new(name.as_str().into(), settings.clone(), Arc::clone(clock));
             Arc::clone(guards.entry(name.clone()).or_insert(guard))
         };
         let credential = |credential: &str| {

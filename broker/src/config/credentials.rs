@@ -277,7 +277,7 @@ fn uri() -> Kind<String> {
     })
 }
 
-fn service_account() -> Kind<String> {
+pub(super) fn service_account() -> Kind<String> {
     text("the e-mail of a Google service account", "e-mail", |email| {
         made_of(email, 256, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.@".contains(c))?;
         match email.split_once('@') {

@@ -177,7 +177,7 @@ fn check_stores(
 
 fn check_way_in(s: &mut Section<'_, '_>, settings: &EventSettings, credentials: &Names, web: bool) {
     match &settings.source {
-        SourceSettings::Pull(pull) => check_credential(s, &pull.credential, Cloud::Google, credentials),
+        SourceSettings::Pull(pull) => check_credential(s, "credential", &pull.credential, Cloud::Google, credentials),
         SourceSettings::Push(_) | SourceSettings::EventGrid(_) if !web => {
             s.refuse("kind", "delivers to the web port, which is off; write [listen] web, such as \":7444\"");
         }

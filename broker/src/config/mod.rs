@@ -141,7 +141,7 @@ impl Config {
             state: state::read(reader),
             databases: {
                 issuer = issuer::read(reader, &listen);
-                databases = databases::read(reader);
+                databases = databases::read(reader, &credential_names);
                 issuer::check(reader, issuer.as_ref(), &databases);
                 databases.clone()
             },

@@ -167,11 +167,11 @@ fn read_one(s: &mut Section<'_, '_>, credentials: &Names) -> StoreSettings {
     });
     match kind {
         Some(StoreKind::Gcp) => {
-            check_credential(s, &gcp.credential, Cloud::Google, credentials);
+            check_credential(s, "credential", &gcp.credential, Cloud::Google, credentials);
             StoreSettings::Gcp(gcp)
         }
         Some(StoreKind::Azure) => {
-            check_credential(s, &azure.credential, Cloud::Azure, credentials);
+            check_credential(s, "credential", &azure.credential, Cloud::Azure, credentials);
             StoreSettings::Azure(azure)
         }
         Some(StoreKind::Local) | None => StoreSettings::Local(local),
@@ -258,20 +258,20 @@ fn guard(s: &mut Section<'_, '_>, budgets: &Budgets) -> GuardSettings {
     }
 }
 
-pub(super) fn check_credential(s: &mut Section<'_, '_>, name: &str, cloud: Cloud, credentials: &Names) {
+pub(super) fn check_credential(s: &mut Section<'_, '_>, key: &str, name: &str, cloud: Cloud, credentials: &Names) {
     let kind = match cloud {
         Cloud::Google => "google-metadata",
         Cloud::Azure => "azure-managed-identity",
     };
     match credentials.get(name) {
-        _ if !s.are_sound(&["credential"]) => {}
+        _ if !s.are_sound(&[key]) => {}
         None => {
             let message = format!("there is no [credentials.{name}]; add it, for example with kind = \"{kind}\"");
-            s.refuse("credential", &message);
+            s.refuse(key, &message);
         }
         Some(Some(other)) if *other != cloud => {
             let message = format!("\"{name}\" is of the other cloud; name one such as of kind \"{kind}\"");
-            s.refuse("credential", &message);
+            s.refuse(key, &message);
         }
         Some(_) => {}
     }
@@ -281,7 +281,7 @@ fn store_name(id: &str) -> Result<StoreName, String> {
     StoreName::from_id(id).map_err(|error| error.to_string())
 }
 
-fn project() -> Kind<String> {
+pub(super) fn project() -> Kind<String> {
     let expects = "a project id: 6 to 30 lower-case letters, digits and hyphens, a letter first, no hyphen last";
     text(expects, "project id", |id| {
         made_of(id, 30, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')?;
@@ -290,7 +290,7 @@ fn project() -> Kind<String> {
     })
 }
 
-fn location() -> Kind<String> {
+pub(super) fn location() -> Kind<String> {
     text("a region such as \"europe-west3\"", "region", |region| {
         made_of(region, 32, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')?;
         let fits = region.starts_with(|c: char| c.is_ascii_lowercase()) && region.contains('-');

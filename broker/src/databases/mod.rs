@@ -2,6 +2,7 @@
 //! end by themselves.
 
 pub mod certificates;
+pub mod cloud;
 pub mod cockroach;
 pub mod issuer;
 mod kept;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cloud::{AzureSettings, CloudSqlSettings, SpannerSettings};
 use crate::names::SecretName;
 
 /// One entry of `[databases]`.
@@ -11,6 +12,9 @@ use crate::names::SecretName;
 pub enum DatabaseSettings {
     Postgres(PostgresDatabase),
     Cockroach(CockroachDatabase),
+    CloudSql(CloudSqlSettings),
+    Spanner(SpannerSettings),
+    Azure(AzureSettings),
 }
 
 /// Each part serves the roles of one credential.

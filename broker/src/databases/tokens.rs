@@ -105,6 +105,8 @@ pub struct Order {
     pub caller: Arc<str>,
     pub now: Timestamp,
     pub until: Timestamp,
+    /// The same, had the caller's own credential no end.
+    pub wished: Timestamp,
     pub client_key: Option<ClientKey>,
 }
 
@@ -220,11 +222,13 @@ impl Tokens {
             return Err(Failure::new(Reason::UnsupportedByStore, message));
         }
         let now = self.0.clock.now();
+        let wished = now.plus(ttl.min(facts.max_ttl));
         let order = Order {
             role: role.clone(),
             caller: Arc::clone(permit.caller()),
             now,
-            until: now.plus(ttl.min(facts.max_ttl)).min(wish.credential_ends),
+            until: wished.min(wish.credential_ends),
+            wished,
             client_key: wish.client_key,
         };
         Ok((&**minter, order))

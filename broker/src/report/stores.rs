@@ -171,6 +171,6 @@ mod tests {
             request_timeout: Duration::from_secs(1),
         };
         let name = StoreName::from_id("cloud").unwrap();
-        (name.clone(), Guard::new(name, settings, Arc::new(SystemClock)))
+        (name.clone(), Guard::new(name.as_str().into(), settings, Arc::new(SystemClock)))
     }
 }

@@ -6,7 +6,8 @@ use crate::config::kind::{Kind, made_of, text};
 use crate::config::section::Section;
 use crate::databases::{CockroachDatabase, JwtSettings};
 
-pub(super) const OFFER: Offer = Offer { credentials: &[Credential::Jwt, Credential::Certificate], check_user };
+pub(super) const OFFER: Offer =
+    Offer { credentials: &[Credential::Jwt, Credential::Certificate], check_user, has_creator_roles: false };
 
 pub(super) fn read(s: &mut Section<'_, '_>, roles: &Roles) -> CockroachDatabase {
     let server = server(s, "26257");

@@ -9,7 +9,8 @@ use crate::config::section::Section;
 use crate::databases::{LoginSettings, PostgresDatabase, PostgresSettings};
 use crate::names::SecretName;
 
-pub(super) const OFFER: Offer = Offer { credentials: &[Credential::Password, Credential::Certificate], check_user };
+pub(super) const OFFER: Offer =
+    Offer { credentials: &[Credential::Password, Credential::Certificate], check_user, has_creator_roles: false };
 
 pub(super) fn read(s: &mut Section<'_, '_>, roles: &Roles) -> PostgresDatabase {
     let server = server(s, "5432");

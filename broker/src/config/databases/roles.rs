@@ -1,12 +1,17 @@
 //! `[databases.NAME.roles.NAME]`: what every role has, and what belongs to the credential that its tokens are.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::server::identifier;
-use crate::config::kind::{Kind, count, duration, made_of, one_of, text};
+use crate::config::credentials::{Names, credential_name, service_account};
+use crate::config::kind::{Kind, boolean, count, duration, made_of, one_of, text};
 use crate::config::section::Section;
+use crate::config::stores::check_credential;
+use crate::databases::cloud::{AzureRole, GoogleRole};
 use crate::databases::{MappedRole, RoleSettings};
 use crate::names::DatabaseName;
+use crate::providers::credential::Cloud;
 
 const ABOUT: &str = "A role that tokens are minted for, called `databases/NAME/roles/NAME`.";
 
@@ -18,11 +23,23 @@ pub(super) enum Credential {
     Certificate,
     /// A token that the broker signs.
     Jwt,
+    /// A token of a Google service account.
+    GoogleToken,
+    /// A certificate that holds one.
+    GoogleCertificate,
+    /// A token of an identity in Entra.
+    EntraToken,
 }
 
 impl Credential {
-    const ALL: [(&str, Self); 3] =
-        [("password", Self::Password), ("certificate", Self::Certificate), ("jwt", Self::Jwt)];
+    const ALL: [(&str, Self); 6] = [
+        ("password", Self::Password),
+        ("certificate", Self::Certificate),
+        ("jwt", Self::Jwt),
+        ("google-token", Self::GoogleToken),
+        ("google-certificate", Self::GoogleCertificate),
+        ("entra-token", Self::EntraToken),
+    ];
 
     fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, credential)| *credential == self).map_or("", |(name, _)| name)
@@ -35,20 +52,25 @@ pub(super) struct Offer {
     pub(super) credentials: &'static [Credential],
     /// What is wrong with a user that tokens are to log in as.
     pub(super) check_user: fn(&str) -> Result<(), String>,
+    /// Whether a session chooses its role.
+    pub(super) has_creator_roles: bool,
 }
 
 pub(super) enum Role {
     Password(RoleSettings),
     Certificate(MappedRole),
     Jwt(MappedRole),
+    GoogleToken(GoogleRole),
+    GoogleCertificate(GoogleRole),
+    EntraToken(AzureRole),
 }
 
 /// By id.
 pub(super) type Roles = BTreeMap<String, Role>;
 
 /// Without a readable kind of database, little can be said of its roles.
-pub(super) fn read(s: &mut Section<'_, '_>, offer: Option<&'static Offer>) -> Roles {
-    s.named("databases.NAME.roles", ABOUT, role_id, |s| read_one(s, offer))
+pub(super) fn read(s: &mut Section<'_, '_>, offer: Option<&'static Offer>, credentials: &Names) -> Roles {
+    s.named("databases.NAME.roles", ABOUT, role_id, |s| read_one(s, offer, credentials))
 }
 
 /// Those that `choose` takes.
@@ -59,7 +81,7 @@ where
     roles.iter().filter_map(|(id, role)| Some((id.clone(), choose(role)?.clone()))).collect()
 }
 
-fn read_one(s: &mut Section<'_, '_>, offer: Option<&'static Offer>) -> Role {
+fn read_one(s: &mut Section<'_, '_>, offer: Option<&'static Offer>, credentials: &Names) -> Role {
     let credential = credential(s, offer);
     let is = |wanted| credential.map(|credential| credential == wanted);
     let mut mapped = MappedRole {
@@ -74,7 +96,22 @@ fn read_one(s: &mut Section<'_, '_>, offer: Option<&'static Offer>) -> Role {
     let password = variant(s, Credential::Password, is, |s| leased(s, &mapped));
     let certificate = variant(s, Credential::Certificate, is, |s| user(s, offer));
     let jwt = variant(s, Credential::Jwt, is, |s| user(s, offer));
+    let google_token = variant(s, Credential::GoogleToken, is, |s| google_token(s, &mapped));
+    let google_certificate = variant(s, Credential::GoogleCertificate, is, |s| google(s, &mapped));
+    let entra_token = variant(s, Credential::EntraToken, is, |s| entra(s, &mapped));
     match credential {
+        Some(Credential::GoogleToken) => {
+            check_google(s, &google_token, offer);
+            Role::GoogleToken(google_token)
+        }
+        Some(Credential::GoogleCertificate) => {
+            check_google(s, &google_certificate, offer);
+            Role::GoogleCertificate(google_certificate)
+        }
+        Some(Credential::EntraToken) => {
+            check_entra(s, &entra_token, credentials);
+            Role::EntraToken(entra_token)
+        }
         Some(Credential::Password) | None => Role::Password(password),
         Some(Credential::Certificate) => {
             mapped.user = certificate;
@@ -102,7 +139,10 @@ fn credential(s: &mut Section<'_, '_>, offer: Option<&'static Offer>) -> Option<
         &one_of(Credential::ALL),
         "What a token is. `password`: a user made for each token, which may do what the groups may (kind `postgres`, and \
          what its roles are by default). `certificate`: a client certificate of a user that is there already (kinds \
-         `postgres` and `cockroach`). `jwt`: a token of `[issuer]` for such a user (kind `cockroach`, and its default).",
+         `postgres` and `cockroach`). `jwt`: a token of `[issuer]` for such a user (kind `cockroach`, and its default). \
+         `google-token`: an OAuth token of a Google service account (kinds `cloud-sql` and `spanner`, and their \
+         default). `google-certificate`: an ephemeral certificate that holds one (kind `cloud-sql`). `entra-token`: a \
+         token of an identity in Entra (Azure's kinds, and their default).",
     );
     let offered = offer?.credentials;
     match chosen {
@@ -136,6 +176,85 @@ fn leased(s: &mut Section<'_, '_>, every: &MappedRole) -> RoleSettings {
         s.refuse("max_ttl", "is longer than max_lifetime; shorten it, or raise max_lifetime");
     }
     role
+}
+
+/// The longest that Google's IAM grants without an organisation's exception.
+const LONGEST_GOOGLE_TOKEN: Duration = Duration::from_secs(3600);
+
+fn google(s: &mut Section<'_, '_>, every: &MappedRole) -> GoogleRole {
+    GoogleRole {
+        description: every.description.clone(),
+        service_account: s.required(
+            "service_account",
+            service_account(),
+            "The service account that a token is of. The broker's credential needs \
+             `roles/iam.serviceAccountTokenCreator` on it, and nothing else.",
+        ),
+        creator_role: None,
+        default_ttl: every.default_ttl,
+        max_ttl: every.max_ttl,
+    }
+}
+
+fn google_token(s: &mut Section<'_, '_>, every: &MappedRole) -> GoogleRole {
+    let role = google(s, every);
+    let creator_role = s.optional(
+        "creator_role",
+        &identifier(),
+        "For kind `spanner`: the database role that sessions are to be created in. IAM says whether they may.",
+    );
+    GoogleRole { creator_role, ..role }
+}
+
+fn entra(s: &mut Section<'_, '_>, every: &MappedRole) -> AzureRole {
+    AzureRole {
+        description: every.description.clone(),
+        identity: s.required(
+            "identity",
+            credential_name(),
+            "The entry of `[credentials]`, of an Azure kind, that a token is of. Give each role one of its own: whoever \
+             has the token is that identity in the database.",
+        ),
+        user: s.required("user", entra_user(), "The name that this identity has as a user of the database."),
+        longest_life: s.with_default(
+            "longest_life",
+            duration("5m", "25h"),
+            "2h",
+            "Entra alone decides how long a token lives: an application's 60 to 90 minutes, a managed identity's up to \
+             a day. One that lives longer than this is not handed out.",
+        ),
+        may_outlive_caller: s.with_default(
+            "may_outlive_caller",
+            boolean(),
+            "false",
+            "Whether a token is handed out that ends after the caller's own credential.",
+        ),
+    }
+}
+
+fn check_google(s: &mut Section<'_, '_>, role: &GoogleRole, offer: Option<&Offer>) {
+    if s.are_sound(&["max_ttl"]) && role.max_ttl > LONGEST_GOOGLE_TOKEN {
+        s.refuse("max_ttl", "is longer than the hour that Google grants; write \"1h\" or less");
+    }
+    if role.creator_role.is_some() && offer.is_some_and(|offer| !offer.has_creator_roles) {
+        s.refuse("creator_role", "is for databases of kind \"spanner\" alone; leave it out, and grant to the user");
+    }
+}
+
+fn check_entra(s: &mut Section<'_, '_>, role: &AzureRole, credentials: &Names) {
+    for key in ["default_ttl", "max_ttl"] {
+        if s.is_given(key) {
+            s.refuse(key, "has no effect on Entra's tokens, whose life nobody can shorten; write longest_life");
+        }
+    }
+    if !role.identity.is_empty() {
+        check_credential(s, "identity", &role.identity, Cloud::Azure, credentials);
+    }
+}
+
+/// Of a group, an application or a person: Entra's names have few limits.
+fn entra_user() -> Kind<String> {
+    text("a name of 1 to 128 characters", "name", |name| made_of(name, 128, |c| !c.is_control()))
 }
 
 fn user(s: &mut Section<'_, '_>, offer: Option<&'static Offer>) -> String {

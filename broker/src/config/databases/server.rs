@@ -62,7 +62,7 @@ pub(in crate::config) fn identifier() -> Kind<String> {
     text("a name of 1 to 63 characters", "name", |name| made_of(name, 63, |c| !c.is_control()))
 }
 
-fn host() -> Kind<String> {
+pub(super) fn host() -> Kind<String> {
     text("a host name or an IP address", "host", |host| {
         made_of(host, 253, |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':'))
     })

@@ -153,3 +153,13 @@ fn certificates_need_a_ca_with_its_key() {
     let half = report(&[POSTGRES, "client_ca_certificate = \"stores/main/secrets/ca\"\n", role]);
     assert!(half.contains("[databases.shop] client_ca_key: is missing; for roles with"), "{half}");
 }
+
+#[test]
+fn the_guides_of_the_clouds_show_configuration_that_is_accepted() {
+    for (guide, databases) in [("cloud-sql", 1), ("spanner", 1), ("azure-databases", 3)] {
+        let page = std::fs::read_to_string(format!("../docs/{guide}.md")).unwrap();
+        let blocks: Vec<_> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        let config = parse(&blocks).unwrap_or_else(|problems| panic!("docs/{guide}.md:\n{problems}"));
+        assert_eq!(config.databases.len(), databases, "{guide}");
+    }
+}

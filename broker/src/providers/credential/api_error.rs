@@ -13,9 +13,9 @@ pub(super) struct OAuthError {
 }
 
 /// `{"error": {"status": "PERMISSION_DENIED", "details": […]}}`
-pub(super) struct ApiError {
-    pub(super) status: String,
-    pub(super) reason: String,
+pub(crate) struct ApiError {
+    pub(crate) status: String,
+    pub(crate) reason: String,
 }
 
 impl OAuthError {
@@ -60,11 +60,12 @@ fn aadsts_in(description: &str) -> Option<u64> {
 }
 
 impl ApiError {
-    pub(super) fn read(body: &[u8]) -> Self {
+    pub(crate) fn read(body: &[u8]) -> Self {
         let body = serde_json::from_slice::<Value>(body).unwrap_or_default();
         let error = body.get("error").unwrap_or(&Value::Null);
-        let reason = error.get("details").and_then(Value::as_array).into_iter().flatten();
-        let reason = reason.filter_map(|detail| detail.get("reason")?.as_str()).next().unwrap_or_default();
+        // Older APIs have it in another list.
+        let lists = ["details", "errors"].into_iter().filter_map(|list| error.get(list)?.as_array());
+        let reason = lists.flatten().filter_map(|detail| detail.get("reason")?.as_str()).next().unwrap_or_default();
         let status = error.get("status").and_then(Value::as_str).unwrap_or_default();
         Self { status: status.to_owned(), reason: reason.to_owned() }
     }

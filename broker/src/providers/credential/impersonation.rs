@@ -10,12 +10,12 @@ use zeroize::Zeroizing;
 use super::api_error::ApiError;
 use super::metadata::ID_TOKEN_LINK;
 use super::wire::{self, Answer, Http};
-use super::{Broken, Token, token};
+use super::{Broken, Symptom, Token, token};
 use crate::clock::Timestamp;
 
 pub(super) const LINK: &str = "impersonation";
 /// The longest that Google grants without an organisation's exception.
-const LIFETIME: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(3600);
 
 pub(super) struct Impersonation {
     pub(super) http: Http,
@@ -41,10 +41,11 @@ impl Impersonation {
         &self,
         own: &Token,
         scope: &str,
+        life: Duration,
         caller: &str,
         now: Timestamp,
     ) -> Result<Token, Broken> {
-        let body = json!({ "scope": [scope], "lifetime": format!("{}s", LIFETIME.as_secs()) });
+        let body = json!({ "scope": [scope], "lifetime": format!("{}s", life.as_secs()) });
         let answer = self.call(LINK, own, "generateAccessToken", &body, caller).await?;
         let answer: AccessToken =
             serde_json::from_slice(&answer.body).map_err(|_| token::unreadable(LINK, "an access token"))?;
@@ -99,12 +100,16 @@ impl Impersonation {
                  principal's case exactly as here"
             ),
             ("NOT_FOUND", _) => format!("there is no service account {account}; correct service_account, or create it"),
-            ("UNAUTHENTICATED", _) => format!(
-                "Google refuses the token that is to act as {account}; check that sts_url and iam_url are of one cloud"
-            ),
-            ("INVALID_ARGUMENT", _) => {
-                format!("Google refuses the scope, the audience or the name {account}; correct what is configured")
+            ("UNAUTHENTICATED", _) => {
+                let message = format!(
+                    "Google refuses the token that is to act as {account}; check that sts_url and iam_url are of one \
+                     cloud"
+                );
+                return Err(Broken { symptom: Symptom::TokenRefused, ..Broken::lasting(link, message) });
             }
+            ("INVALID_ARGUMENT", _) => format!(
+                "Google refuses the scope, the audience, the life or the name {account}; correct what is configured"
+            ),
             ("FAILED_PRECONDITION", _) => format!("service account {account} is disabled; enable it"),
             _ => format!(
                 "{} answers {} and not as iamcredentials does; correct iam_url",

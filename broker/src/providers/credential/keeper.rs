@@ -12,7 +12,7 @@ use crate::clock::{Clock, SharedClock, Timestamp};
 /// How long a call waits where there is no token yet.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// For the whole chain; each link has a bound of its own.
-const MAX_ATTEMPT: Duration = Duration::from_secs(12);
+pub(super) const MAX_ATTEMPT: Duration = Duration::from_secs(12);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_PASSING_RETRY: Duration = Duration::from_secs(10);
 const LAST_RETRY: Duration = Duration::from_secs(30);

@@ -16,7 +16,7 @@ use serde_json::json;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::api_error::OAuthError;
-use super::impersonation::Impersonation;
+use super::impersonation::{Impersonation, LONGEST};
 use super::wire::{self, Http};
 use super::{Broken, GOOGLE_CLOUD_SCOPE, Token, TokenSource, token};
 use crate::clock::{SharedClock, Timestamp};
@@ -83,7 +83,9 @@ impl TokenSource for KeyFile {
                         target_of(&service_account_impersonation_url).ok_or_else(|| self.unsupported())?;
                     let impersonation = Impersonation { http: self.http.clone(), url, service_account };
                     let caller = own.subject.clone();
-                    impersonation.access_token(&own, scope, caller.as_deref().unwrap_or("the file's user"), now).await
+                    impersonation
+                        .access_token(&own, scope, LONGEST, caller.as_deref().unwrap_or("the file's user"), now)
+                        .await
                 }
                 Content::Other => Err(self.unsupported()),
             }

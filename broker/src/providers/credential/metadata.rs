@@ -64,7 +64,7 @@ impl MetadataServer {
                  outside Google Cloud use another kind of credential",
                 self.url
             );
-            return Err(Broken { link, message, passing: answer.status.is_server_error() });
+            return Err(Broken { passing: answer.status.is_server_error(), ..Broken::lasting(link, message) });
         }
         answer.check_passing(link)?;
         let message = match answer.status {

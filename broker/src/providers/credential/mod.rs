@@ -1,6 +1,7 @@
 //! The broker's own identity towards the clouds: tokens that live minutes, got by chains of trust and kept alive.
 
-mod api_error;
+mod acting;
+pub(crate) mod api_error;
 mod chain;
 mod claims;
 mod entra;
@@ -12,7 +13,7 @@ mod metadata;
 mod settings;
 mod sts;
 mod token;
-mod wire;
+pub(crate) mod wire;
 mod workload_identity;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 
+pub use acting::ServiceAccount;
 pub use settings::{
     AzureIdentity, Cloud, CredentialSettings, EntraApplication, GOOGLE_CLOUD_SCOPE, GoogleFederation, GoogleIdentity,
     IdTokenSigner, ManagedIdentityHost,
@@ -67,6 +69,20 @@ pub struct Broken {
     pub message: String,
     /// Whether trying again later can help by itself.
     pub passing: bool,
+    pub symptom: Symptom,
+}
+
+/// How it shows, where that makes a difference to whoever asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Symptom {
+    /// The message says all.
+    Other,
+    /// The other side was asked too often.
+    Throttled,
+    /// The other side refuses the token of the link before.
+    TokenRefused,
+    /// The answer makes no sense.
+    Garbled,
 }
 
 /// For operators.
@@ -119,6 +135,12 @@ impl Credential {
         Self::over("credential", Arc::clone(&source), Box::new(move || Ok(Arc::clone(&source))), clock)
     }
 
+    /// A service account's own tokens, kept for what the broker asks a cloud in its name.
+    pub fn over_account(account: Arc<ServiceAccount>, clock: SharedClock) -> Arc<Self> {
+        let (name, source): (_, Arc<dyn TokenSource>) = (account.email().to_owned(), account);
+        Self::over(&name, Arc::clone(&source), Box::new(move || Ok(Arc::clone(&source))), clock)
+    }
+
     fn over(name: &str, first: Arc<dyn TokenSource>, build: Build, clock: SharedClock) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
@@ -137,6 +159,19 @@ impl Credential {
             let message =
                 format!("the broker's credential {:?} broke at {}: {}", self.name, broken.link, broken.message);
             Failure::new(Reason::ProviderCredential, message)
+        })
+    }
+
+    /// A token asked for now, past the one that is kept. Whether it is a new one is up to the cloud: a managed
+    /// identity's is the same for everybody until it nears its end.
+    pub async fn ask(&self, scope: &str) -> Result<Token, Failure> {
+        let asked = tokio::time::timeout(keeper::MAX_ATTEMPT, self.supply.first.obtain(scope)).await;
+        let outcome = asked.unwrap_or_else(|_| {
+            let link = self.supply.first.chain().first().copied().unwrap_or_default();
+            Err(Broken::passing(link, "the chain takes too long; check the network to its links"))
+        });
+        outcome.map_err(|broken| {
+            broken.failure(&format!("the broker's credential {:?}", self.name), Reason::ProviderCredential)
         })
     }
 
@@ -229,11 +264,22 @@ impl std::error::Error for Broken {}
 
 impl Broken {
     /// Somebody has to change something.
-    fn lasting(link: &'static str, message: impl Into<String>) -> Self {
-        Self { link, message: message.into(), passing: false }
+    pub(crate) fn lasting(link: &'static str, message: impl Into<String>) -> Self {
+        Self { link, message: message.into(), passing: false, symptom: Symptom::Other }
     }
 
-    fn passing(link: &'static str, message: impl Into<String>) -> Self {
-        Self { link, message: message.into(), passing: true }
+    pub(crate) fn passing(link: &'static str, message: impl Into<String>) -> Self {
+        Self { passing: true, ..Self::lasting(link, message) }
+    }
+
+    /// For the caller of something that this stopped; `lasting` is what it is while nobody changes anything.
+    pub(crate) fn failure(&self, what: &str, lasting: Reason) -> Failure {
+        let reason = match (self.symptom, self.passing) {
+            (Symptom::Throttled, _) => Reason::ProviderThrottled,
+            (Symptom::Garbled, _) | (Symptom::Other, true) => Reason::ProviderUnavailable,
+            (Symptom::TokenRefused, _) => Reason::ProviderCredential,
+            (Symptom::Other, false) => lasting,
+        };
+        Failure::new(reason, format!("{what} broke at {}: {}", self.link, self.message))
     }
 }

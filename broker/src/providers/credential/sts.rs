@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::api_error::OAuthError;
 use super::claims::Claims;
-use super::impersonation::{self, Impersonation};
+use super::impersonation::{self, Impersonation, LONGEST};
 use super::wire::{self, Http};
 use super::{Broken, GOOGLE_CLOUD_SCOPE, Token, TokenSource, token};
 use crate::clock::SharedClock;
@@ -46,7 +46,7 @@ impl TokenSource for Federation {
                 return Ok(token);
             };
             let federated = self.exchange(&subject, &claims, GOOGLE_CLOUD_SCOPE).await?;
-            impersonation.access_token(&federated, scope, &principal, self.clock.now()).await
+            impersonation.access_token(&federated, scope, LONGEST, &principal, self.clock.now()).await
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::Broken;
+use super::{Broken, Symptom};
 use crate::clock::Timestamp;
 
 /// Longer than any cloud's, and short enough for a header.
@@ -74,7 +74,7 @@ pub(super) fn token(link: &'static str, value: String, life: Duration, now: Time
     if life.is_zero() {
         let message = "the answer's token has no end, or one that has passed; set this host's clock right, \
                        and check that the configured address is the cloud's";
-        return Err(Broken::lasting(link, message));
+        return Err(Broken { symptom: Symptom::Garbled, ..Broken::lasting(link, message) });
     }
     Ok(Token::new(value, now.plus(life.min(LONGEST_LIFE)), None))
 }
@@ -89,5 +89,5 @@ pub(super) fn check_value(link: &'static str, value: &str) -> Result<(), Broken>
 
 pub(super) fn unreadable(link: &'static str, expected: &str) -> Broken {
     let message = format!("the answer is not {expected}; check that the configured address is the cloud's own");
-    Broken::lasting(link, message)
+    Broken { symptom: Symptom::Garbled, ..Broken::lasting(link, message) }
 }

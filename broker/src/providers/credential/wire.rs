@@ -7,25 +7,25 @@ use http::StatusCode;
 use reqwest::{Client, RequestBuilder, Url, redirect};
 use zeroize::Zeroizing;
 
-use super::Broken;
+use super::{Broken, Symptom};
 
 const MAX_BODY: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// From the first byte out to the last byte in.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-#[derive(Clone)]
-pub(super) struct Http(Client);
+#[derive(Clone, Debug)]
+pub(crate) struct Http(Client);
 
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     /// Google's metadata server proves itself with it.
-    pub(super) flavor: bool,
-    pub(super) body: Zeroizing<Vec<u8>>,
+    pub(crate) flavor: bool,
+    pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
 impl Http {
-    pub(super) fn new() -> Result<Self, Broken> {
+    pub(crate) fn new() -> Result<Self, Broken> {
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             // A proxy named by the environment would see the tokens.
@@ -38,7 +38,7 @@ impl Http {
         client.map(Self).map_err(|_| Broken::lasting("https", no_roots))
     }
 
-    pub(super) fn get(&self, link: &'static str, url: &str, query: &[(&str, &str)]) -> Result<RequestBuilder, Broken> {
+    pub(crate) fn get(&self, link: &'static str, url: &str, query: &[(&str, &str)]) -> Result<RequestBuilder, Broken> {
         let mut url = permitted(link, url)?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -46,7 +46,7 @@ impl Http {
         Ok(self.0.get(url))
     }
 
-    pub(super) fn post_form(
+    pub(crate) fn post_form(
         &self,
         link: &'static str,
         url: &str,
@@ -60,7 +60,7 @@ impl Http {
         Ok(self.0.post(target).header("content-type", "application/x-www-form-urlencoded").body(body))
     }
 
-    pub(super) fn post_json(
+    pub(crate) fn post_json(
         &self,
         link: &'static str,
         url: &str,
@@ -72,7 +72,7 @@ impl Http {
 }
 
 /// Whatever the status is; only an answer that does not come, or not whole, is an error here.
-pub(super) async fn send(link: &'static str, request: RequestBuilder) -> Result<Answer, Broken> {
+pub(crate) async fn send(link: &'static str, request: RequestBuilder) -> Result<Answer, Broken> {
     let (client, request) = request.header("accept", "application/json").build_split();
     let request = request.map_err(|_| Broken::lasting(link, "no request can be made of the configured values"))?;
     let place = place_of(request.url());
@@ -93,13 +93,17 @@ pub(super) async fn send(link: &'static str, request: RequestBuilder) -> Result<
 
 impl Answer {
     /// What any of them may answer for a while, to be asked before what is particular to one.
-    pub(super) fn check_passing(&self, link: &'static str) -> Result<(), Broken> {
+    pub(crate) fn check_passing(&self, link: &'static str) -> Result<(), Broken> {
         let status = self.status;
         if status.is_server_error()
             || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::GONE)
         {
             let message = format!("answers {} for now; it is asked again until it does better", status.as_u16());
-            return Err(Broken::passing(link, message));
+            let passing = Broken::passing(link, message);
+            return Err(match status {
+                StatusCode::TOO_MANY_REQUESTS => Broken { symptom: Symptom::Throttled, ..passing },
+                _ => passing,
+            });
         }
         if status.is_redirection() {
             let message = "answers with a redirect, which is not followed; configure the address it really has";

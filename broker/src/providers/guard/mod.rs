@@ -23,7 +23,6 @@ use self::jitter::Jitter;
 use self::retry::{RetryBudget, Verdict};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
-use crate::names::StoreName;
 use crate::status::ReasonExt as _;
 
 /// Waiting costs memory, and whoever waits behind so many is better told.
@@ -32,7 +31,8 @@ const MAX_WAITING: usize = 16_384;
 /// One store's guard. Requests go through it one by one, so that what it counts is what the cloud counts.
 #[derive(Debug)]
 pub struct Guard {
-    store: StoreName,
+    /// The store's, or the database's.
+    name: Arc<str>,
     settings: GuardSettings,
     clock: SharedClock,
     /// Whoever holds one is the head of its class's queue. They are handed on in the order of asking.
@@ -85,7 +85,7 @@ impl Operation {
 }
 
 impl Guard {
-    pub fn new(store: StoreName, settings: GuardSettings, clock: SharedClock) -> Arc<Self> {
+    pub fn new(name: Arc<str>, settings: GuardSettings, clock: SharedClock) -> Arc<Self> {
         let state = State {
             queues: [settings.access, settings.metadata, settings.write].map(Queue::new),
             breaker: Breaker::default(),
@@ -94,7 +94,7 @@ impl Guard {
             success: None,
             failure: None,
         };
-        Arc::new(Self { store, settings, clock, heads: Default::default(), state: Mutex::new(state) })
+        Arc::new(Self { name, settings, clock, heads: Default::default(), state: Mutex::new(state) })
     }
 
     /// `request` sends one request, and may be called again where its failure is one that passes. `about` names what it
@@ -257,7 +257,7 @@ impl Guard {
     fn circuit_open(&self, wait: Duration) -> Failure {
         let message = format!(
             "{} did not answer several times in a row and is left alone; it is asked again in {}",
-            self.store,
+            self.name,
             shown(wait)
         );
         Failure::new(Reason::CircuitOpen, message).retry_after(wait)
@@ -269,7 +269,7 @@ impl Guard {
             Operation::Write => "the change may have been made all the same: look before you retry",
         };
         let within = shown(self.settings.request_timeout);
-        Failure::new(Reason::ProviderUnavailable, format!("{} did not answer within {within}; {advice}", self.store))
+        Failure::new(Reason::ProviderUnavailable, format!("{} did not answer within {within}; {advice}", self.name))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -280,7 +280,7 @@ impl Guard {
 impl State {
     /// Why no turn comes in time, and when to ask again.
     fn refuse(&mut self, guard: &Guard, operation: Operation, now: Instant) -> Failure {
-        let (store, class) = (&guard.store, operation.name());
+        let (store, class) = (&guard.name, operation.name());
         let queue = &mut self.queues[operation as usize];
         let wait = queue.forecast(now);
         if let Some(reason) = queue.paused(now) {
@@ -300,7 +300,7 @@ impl State {
     fn record(&mut self, guard: &Guard, operation: Operation, ticket: Ticket<'_>, failure: Option<&Failure>) {
         let (now, wall) = (guard.clock.monotonic(), guard.clock.now());
         let verdict = failure.map_or(Verdict::Answered, Verdict::of);
-        let store = guard.store.as_str();
+        let store = &*guard.name;
         match self.breaker.settle(ticket, verdict, now, &mut self.jitter) {
             Some(Change::Opened(wait)) => tracing::warn!(store, probe_in = ?wait, "circuit opened"),
             Some(Change::Closed) => tracing::info!(store, "circuit closed"),

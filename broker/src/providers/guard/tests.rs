@@ -510,7 +510,7 @@ struct World {
 
 impl World {
     fn new(settings: GuardSettings) -> Self {
-        let guard = Guard::new(StoreName::from_id("cloud").unwrap(), settings, Arc::new(TokioClock));
+        let guard = Guard::new("stores/cloud".into(), settings, Arc::new(TokioClock));
         Self { guard, sent: Arc::default() }
     }
 

@@ -10,4 +10,5 @@ mod service;
 pub use entra::{EntraIdentity, EntraService, FederatedCredential, ManagedIdentity, TENANT};
 pub use google::{GoogleIdentity, GoogleService, PROJECT, PoolProvider};
 pub use oidc::OidcIssuer;
+pub(crate) use service::header;
 pub use service::{Flaw, Service};

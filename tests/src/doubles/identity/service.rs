@@ -51,7 +51,7 @@ impl Service {
         self.requests.load(Ordering::SeqCst)
     }
 
-    pub(super) fn asked(&self) -> Option<Fault> {
+    pub fn asked(&self) -> Option<Fault> {
         self.requests.fetch_add(1, Ordering::SeqCst);
         self.faults.next()
     }
@@ -97,6 +97,6 @@ impl Fields {
     }
 }
 
-pub(super) fn header<'a, T>(request: &'a Request<T>, name: &str) -> &'a str {
+pub(crate) fn header<'a, T>(request: &'a Request<T>, name: &str) -> &'a str {
     request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

@@ -90,6 +90,11 @@ impl Access {
     pub(super) fn covers(&self, scope: &str) -> bool {
         self.scopes.iter().any(|held| held == scope)
     }
+
+    pub(super) fn told(&self) -> Value {
+        let email = self.principal.split_once(':').map(|(_, email)| email);
+        json!({ "email": email, "scope": self.scopes.join(" "), "exp": self.end.to_string() })
+    }
 }
 
 impl Google {

@@ -158,6 +158,15 @@ impl GoogleIdentity {
         move |access_token| google.principal(access_token)
     }
 
+    /// Whom a living token with one of these scopes belongs to, for a double of an API to ask.
+    pub fn holders(&self, scopes: &'static [&'static str]) -> impl Fn(&str) -> Option<String> + Send + Sync + 'static {
+        let google = Arc::clone(&self.google);
+        move |access_token| {
+            let access = google.access(access_token)?;
+            scopes.iter().any(|scope| access.covers(scope)).then_some(access.principal)
+        }
+    }
+
     /// No access token issued so far is good any more.
     pub fn revoke_all(&self) {
         self.google.directory.lock().unwrap().tokens.clear();
@@ -225,6 +234,7 @@ impl Google {
             GoogleService::Metadata => self.metadata(request),
             GoogleService::Sts => self.exchange(request).await,
             GoogleService::IamCredentials => self.impersonate(request),
+            GoogleService::OAuth if request.uri().path() == TOKEN_INFO => self.token_info(request),
             GoogleService::OAuth => self.grant(request),
             GoogleService::Discovery if request.uri().path() == KEYS => answer(StatusCode::OK, &self.keys.published()),
             GoogleService::Discovery => answer(StatusCode::OK, &self.configuration()),
@@ -240,6 +250,7 @@ impl Google {
     }
 }
 
+const TOKEN_INFO: &str = "/tokeninfo";
 const KEYS: &str = "/oauth2/v3/certs";
 
 impl GoogleService {
@@ -247,7 +258,7 @@ impl GoogleService {
         match path {
             "/" => Some(Self::Metadata),
             "/v1/token" => Some(Self::Sts),
-            "/token" => Some(Self::OAuth),
+            "/token" | TOKEN_INFO => Some(Self::OAuth),
             "/.well-known/openid-configuration" | KEYS => Some(Self::Discovery),
             path if path.starts_with("/computeMetadata/") => Some(Self::Metadata),
             path if path.starts_with("/v1/projects/") => Some(Self::IamCredentials),

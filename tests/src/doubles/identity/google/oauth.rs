@@ -38,6 +38,15 @@ impl Google {
         }
     }
 
+    /// What a token admits to, and whom: for APIs that are not told otherwise.
+    pub(super) fn token_info(&self, request: &Request<Bytes>) -> Answer {
+        let query = Fields::of_query(request);
+        match query.get("access_token").and_then(|token| self.access(token)) {
+            Some(access) => answer(StatusCode::OK, &access.told()),
+            None => refusal(StatusCode::BAD_REQUEST, "invalid_token", "Invalid Value"),
+        }
+    }
+
     fn by_assertion(&self, form: &Fields) -> Result<Value, Refusal> {
         let refused = |description: &str| ("invalid_grant", description.to_owned());
         let presented = form.get("assertion").and_then(Presented::parse);
