@@ -8,8 +8,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use keyferry_proto::v1::batch_get_secrets_result::Result as Entry;
 use keyferry_proto::v1::{
     AddSecretVersionRequest, BatchGetSecretsRequest, DisableSecretVersionRequest, EnableSecretVersionRequest,
-    GetSecretRequest, GetStatusRequest, ListSecretVersionsRequest, ListSecretsRequest, ListSubscribersRequest,
-    ReadSource, SecretFilter, SecretVersionState, WhoAmIRequest, rotation_service_client::RotationServiceClient,
+    GetSecretRequest, GetStatusRequest, ListSecretVersionsRequest, ListSecretsRequest, ReadSource, SecretFilter,
+    SecretVersionState, WhoAmIRequest,
 };
 use keyferry_tests::broker::{TestBroker, get};
 use keyferry_tests::tls;
@@ -171,14 +171,6 @@ async fn the_broker_says_who_one_is_and_how_it_is() {
 
     let mut client = broker.operations(&broker.client).await;
     assert_eq!(refused(client.get_status(GetStatusRequest {}).await), "ACCESS_DENIED");
-}
-
-#[tokio::test]
-async fn a_method_that_is_to_come_says_so() {
-    let broker = TestBroker::start().await;
-    let mut operator = RotationServiceClient::new(broker.channel(&broker.operator).await);
-    let status = operator.list_subscribers(ListSubscribersRequest::default()).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status)), (Code::Unimplemented, "UNIMPLEMENTED".to_owned()));
 }
 
 #[tokio::test]

@@ -145,10 +145,13 @@ impl Config {
                 issuer::check(reader, issuer.as_ref(), &databases);
                 databases.clone()
             },
-            issuer,
             listen: listen.clone(),
             leases: databases::leases(reader),
-            rotations: rotations::read(reader, &rotations::Surroundings { stores: &stores, databases: &databases }),
+            rotations: rotations::read(
+                reader,
+                &rotations::Surroundings { stores: &stores, databases: &databases, issuer: issuer.as_ref() },
+            ),
+            issuer,
             audit: surroundings::audit(reader),
             telemetry: surroundings::telemetry(reader),
             files: Vec::new(),

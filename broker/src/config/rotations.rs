@@ -8,7 +8,7 @@ use super::kind::{Kind, count, duration, made_of, one_of, text};
 use super::reader::Reader;
 use super::section::Section;
 use super::stores::StoreSettings;
-use crate::databases::{DatabaseSettings, PostgresDatabase};
+use crate::databases::{CockroachDatabase, DatabaseSettings, PostgresDatabase, SigningSettings};
 use crate::names::{DatabaseName, SecretName, StoreName};
 use crate::rotation::schedule::{Cron, Rhythm, Schedule, Window};
 use crate::rotation::settings::{RotationSettings, Strategy, TwoUsers};
@@ -27,6 +27,21 @@ const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123
 pub(super) struct Surroundings<'a> {
     pub(super) stores: &'a BTreeMap<StoreName, StoreSettings>,
     pub(super) databases: &'a BTreeMap<DatabaseName, DatabaseSettings>,
+    pub(super) issuer: Option<&'a SigningSettings>,
+}
+
+impl Surroundings<'_> {
+    /// Whether the broker signs with it.
+    fn signs_with(&self, secret: &SecretName) -> bool {
+        let authorities = self.databases.values().filter_map(|database| match database {
+            DatabaseSettings::Postgres(PostgresDatabase { certificates, .. })
+            | DatabaseSettings::Cockroach(CockroachDatabase { certificates, .. }) => certificates.as_ref(),
+            DatabaseSettings::CloudSql(_) | DatabaseSettings::Spanner(_) | DatabaseSettings::Azure(_) => None,
+        });
+        let mut of_authorities =
+            authorities.flat_map(|settings| [&settings.authority.certificate, &settings.authority.key]);
+        of_authorities.any(|own| own == secret) || self.issuer.is_some_and(|issuer| issuer.secret == *secret)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,6 +136,13 @@ fn check_targets(
                 "targets",
                 &format!("{target} is in a store that is not declared; add [stores.{}]", target.store_id()),
             );
+        }
+        if around.signs_with(target) {
+            let message = format!(
+                "{target} is a key that the broker signs with, which it takes up and lets go by the ages of its versions; \
+                 leave it out, and add a version when another is due"
+            );
+            s.refuse("targets", &message);
         }
         if !taken.insert(target.clone()) {
             s.refuse("targets", &format!("{target} is a target already; name it once in all rotations"));

@@ -44,11 +44,32 @@ pub(super) struct Reading<T> {
     pub(super) failure: Option<Failure>,
     /// Whether the store answered, so that what is kept is known to be what it should be.
     pub(super) confirmed: bool,
+    /// Whether what was there must not be used any more.
+    pub(super) withdrawn: bool,
+}
+
+/// Why a secret was not read.
+pub(super) struct Unread {
+    pub(super) failure: Failure,
+    /// The store has said that somebody took it out of use.
+    pub(super) withdrawn: bool,
+}
+
+impl From<Failure> for Unread {
+    fn from(failure: Failure) -> Self {
+        Self { failure, withdrawn: false }
+    }
 }
 
 impl OwnSecret {
-    pub(super) async fn fetch(&self, version: &VersionId) -> Result<Fetched, Failure> {
-        self.store.fetch(&self.name, version).await.map_err(|failure| self.unreadable(failure))
+    pub(super) async fn fetch(&self, version: &VersionId) -> Result<Fetched, Unread> {
+        self.store.fetch(&self.name, version).await.map_err(|failure| {
+            let withdrawn = matches!(
+                failure.reason(),
+                Reason::SecretNotFound | Reason::VersionNotFound | Reason::VersionDisabled | Reason::VersionDestroyed
+            );
+            Unread { failure: self.unreadable(failure), withdrawn }
+        })
     }
 
     /// A store that is out stays that; what is wrong with the secret itself is the broker's affair, not the caller's.
@@ -113,6 +134,9 @@ impl<T> Kept<T> {
                 tracing::warn!(%secret, error = %failure, cause, "a secret that the broker works with cannot be renewed");
             }
             state.tried = true;
+            if reading.withdrawn {
+                state.value = None;
+            }
             if let Some(value) = reading.value {
                 state.value = Some(Arc::new(value));
             }

@@ -14,7 +14,7 @@ use x509_parser::parse_x509_certificate;
 
 use super::ca_key::CaKey;
 use crate::clock::{SharedClock, Timestamp};
-use crate::databases::kept::{Kept, OwnSecret, Reading};
+use crate::databases::kept::{Kept, OwnSecret, Reading, Unread};
 use crate::databases::pem;
 use crate::databases::users::{Account, fill_random};
 use crate::error::{Failure, Reason};
@@ -126,20 +126,22 @@ fn subject(user: &str, caller: &str) -> DistinguishedName {
 impl Inner {
     async fn read(&self) -> Reading<Ca> {
         match self.read_ca().await {
-            Ok(value) => Reading { value, failure: None, confirmed: true },
-            Err(failure) => Reading { value: None, failure: Some(failure), confirmed: false },
+            Ok(value) => Reading { value, failure: None, confirmed: true, withdrawn: false },
+            Err(Unread { failure, withdrawn }) => {
+                Reading { value: None, failure: Some(failure), confirmed: false, withdrawn }
+            }
         }
     }
 
     /// `None`: it is still the one that is held.
-    async fn read_ca(&self) -> Result<Option<Ca>, Failure> {
+    async fn read_ca(&self) -> Result<Option<Ca>, Unread> {
         let certificate = self.certificate.fetch(&VersionId::Latest).await?;
         let key = self.key.fetch(&VersionId::Latest).await?;
         let versions = (Arc::clone(&certificate.version.id), Arc::clone(&key.version.id));
         if self.ca.last().is_some_and(|held| held.versions == versions) {
             return Ok(None);
         }
-        self.parse(&certificate, &key, versions).map(Some)
+        Ok(Some(self.parse(&certificate, &key, versions)?))
     }
 
     fn parse(&self, certificate: &Fetched, key: &Fetched, versions: (Arc<str>, Arc<str>)) -> Result<Ca, Failure> {

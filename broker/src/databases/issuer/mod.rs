@@ -208,12 +208,12 @@ impl Inner {
         match self.read_keys(now).await {
             Ok((all, fault)) => {
                 let failure = fault.or_else(|| all.is_empty().then(|| self.no_key()));
-                Reading { value: Some(Keys::new(all, self.pace, now)), failure, confirmed: true }
+                Reading { value: Some(Keys::new(all, self.pace, now)), failure, confirmed: true, withdrawn: false }
             }
             Err(failure) => {
                 // Time goes on for the keys that are known.
                 let known = self.keys.last().map(|keys| Keys::new(keys.all.clone(), self.pace, now));
-                Reading { value: known, failure: Some(failure), confirmed: false }
+                Reading { value: known, failure: Some(failure), confirmed: false, withdrawn: false }
             }
         }
     }
@@ -247,7 +247,7 @@ impl Inner {
         let id = VersionId::exact(&version.id).map_err(|error| {
             Failure::new(Reason::Internal, "a store's own version has no name; report this").caused_by(error)
         })?;
-        let fetched = self.secret.fetch(&id).await?;
+        let fetched = self.secret.fetch(&id).await.map_err(|unread| unread.failure)?;
         Ok(match SigningKey::parse(fetched.payload.expose()) {
             Ok(signing) => {
                 let created = version.created.unwrap_or(now);

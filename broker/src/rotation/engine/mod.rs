@@ -159,10 +159,18 @@ impl Inner {
         self.changed.notify_waiters();
     }
 
-    fn tally(&self, rotation: &Rotation) -> Tally {
+    /// Of each target that has its version.
+    fn tallies(&self, rotation: &Rotation) -> impl Iterator<Item = Tally> {
         let targets = rotation.targets.iter().filter_map(|target| Some((&target.secret, target.version.as_ref()?)));
-        let tallies = targets.map(|(secret, version)| self.holders.tally(secret, version));
-        tallies.fold(Tally::default(), |sum, next| Tally {
+        targets.map(|(secret, version)| self.holders.tally(secret, version))
+    }
+
+    fn tally(&self, rotation: &Rotation) -> Tally {
+        // Before and after that nobody is waited for.
+        if !matches!(rotation.stage(), Stage::Current | Stage::Retiring) {
+            return Tally::default();
+        }
+        self.tallies(rotation).fold(Tally::default(), |sum, next| Tally {
             acknowledged: sum.acknowledged + next.acknowledged,
             pending: sum.pending + next.pending,
         })

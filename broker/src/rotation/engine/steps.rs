@@ -190,9 +190,8 @@ impl Attempt<'_> {
             return None;
         }
         let grace = self.engine.plans.get(&rotation.plan).map_or(Duration::ZERO, |plan| plan.subscriber_grace);
-        let tally = self.engine.tally(rotation);
-        // Of those who never subscribed nobody knows what they run.
-        let all_have_let_go = tally.pending == 0 && tally.acknowledged > 0;
+        // Of those who never subscribed nobody knows what they run: each target needs somebody who did.
+        let all_have_let_go = self.engine.tallies(rotation).all(|tally| tally.pending == 0 && tally.acknowledged > 0);
         let wait = if all_have_let_go { rotation.reached().plus(grace).min(deadline) } else { deadline };
         (wait > now).then_some(wait)
     }

@@ -4,7 +4,7 @@ mod book;
 mod record;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +61,10 @@ struct Inner {
     leaving: Mutex<Vec<Left>>,
     left: Notify,
     changes: watch::Sender<u64>,
+    /// Since when this replica can know of a stream of its own.
+    started: Timestamp,
+    /// Whether the book has all that was on record.
+    is_read: AtomicBool,
     /// When another replica was first missed.
     missed: Mutex<HashMap<String, Timestamp>>,
     tasks: TaskTracker,
@@ -112,12 +116,14 @@ impl Subscribers {
             state,
             prefix: Prefix::new(&SUBSCRIBERS, &[])?,
             node,
+            started: clock.now(),
             clock,
             book: Mutex::default(),
             live: Mutex::default(),
             leaving: Mutex::default(),
             left: Notify::new(),
             changes: watch::Sender::new(0),
+            is_read: AtomicBool::new(false),
             missed: Mutex::default(),
             tasks: TaskTracker::new(),
             stop,
@@ -234,6 +240,10 @@ impl Subscribers {
 
 impl Holders for Subscribers {
     fn tally(&self, secret: &SecretName, version: &str) -> Tally {
+        if !self.0.is_read.load(Ordering::Acquire) {
+            // Somebody may hold it still.
+            return Tally { acknowledged: 0, pending: 1 };
+        }
         let subscribers: Vec<_> = self.0.book().after(None).map(|held| Arc::clone(&held.subscriber)).collect();
         let now = self.0.clock.now();
         let mut tally = Tally::default();
@@ -322,8 +332,8 @@ impl Inner {
         let now = self.clock.now();
         let (stream, last_seen) = match (&subscriber.stream, sent) {
             (Some(stream), Some(_)) => (Some(stream.clone()), now),
-            // Its end is about to be recorded.
-            (Some(stream), None) if stream.node == self.node => (None, subscriber.last_seen),
+            // Its end is about to be recorded: of now, or of when this replica ended the last time.
+            (Some(stream), None) if stream.node == self.node => (None, subscriber.last_seen.max(self.started)),
             (Some(stream), None) => match self.missed(&stream.node, now) {
                 None => (Some(stream.clone()), now),
                 Some(since) => (None, since),
@@ -462,6 +472,7 @@ impl Inner {
             first = first.or(Some(page.revision));
             after = page.next;
             if after.is_none() {
+                self.is_read.store(true, Ordering::Release);
                 self.changes.send_modify(|count| *count += 1);
                 return Ok(first.unwrap_or_default());
             }

@@ -79,7 +79,9 @@ impl Watches {
         let Wish { viewer, subscriber, cursor, window } = wish;
         let viewer = Arc::new(viewer);
         viewer.check_names().await?;
-        let phase = self.begin(&cursor, &viewer).await?;
+        // Once: a change while the stream is put on record is one that it has to tell.
+        let policies = viewer.policies();
+        let phase = self.begin(&cursor, policies).await?;
         let place = self.0.streams.enter(viewer.caller())?;
         let membership = match subscriber {
             Some(name) => Some(self.0.subscribers.join(Arc::clone(&viewer), name).await?),
@@ -87,6 +89,7 @@ impl Watches {
         };
         Ok(Subscription::new(Opened {
             viewer,
+            policies,
             log: self.0.log.clone(),
             drain: self.0.drain.clone(),
             membership,
@@ -97,7 +100,7 @@ impl Watches {
         }))
     }
 
-    async fn begin(&self, cursor: &str, viewer: &Viewer) -> Result<Phase, Failure> {
+    async fn begin(&self, cursor: &str, policies: Mark) -> Result<Phase, Failure> {
         if cursor.is_empty() {
             return Ok(Phase::Snapshot(Snapshot::begin()));
         }
@@ -113,7 +116,7 @@ impl Watches {
             let description = "lies in the future; it is another deployment's, so watch without it";
             return Err(bad_cursor(description));
         }
-        if cursor.policies != viewer.policies() {
+        if cursor.policies != policies {
             return Ok(Phase::Resync(Why::PolicyChanged));
         }
         let position = Position { epoch: head.epoch, revision: cursor.revision };

@@ -42,6 +42,8 @@ const BATCH: usize = 500;
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) viewer: Arc<Viewer>,
+    /// By which it was opened.
+    pub(super) policies: Mark,
     pub(super) log: Log,
     pub(super) drain: CancellationToken,
     pub(super) membership: Option<Membership>,
@@ -82,7 +84,7 @@ impl Subscription {
         Self {
             shown: begins.then(HashSet::default),
             head: opened.log.watcher(),
-            policies: opened.viewer.policies(),
+            policies: opened.policies,
             opened,
             tick: None,
             silent_ticks: 0,
