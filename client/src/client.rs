@@ -7,16 +7,19 @@ use keyferry_proto::v1::operator_service_client::OperatorServiceClient;
 use keyferry_proto::v1::rotation_service_client::RotationServiceClient;
 use keyferry_proto::v1::secret_service_client::SecretServiceClient;
 use keyferry_proto::v1::token_service_client::TokenServiceClient;
-use keyferry_proto::v1::{BatchGetSecretsRequest, BatchGetSecretsResult, ListSecretsRequest, ListSecretsResponse};
+use keyferry_proto::v1::{
+    BatchGetSecretsRequest, BatchGetSecretsResult, ListSecretsRequest, ListSecretsResponse, WatchRotationsRequest,
+    WatchRotationsResponse,
+};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 use zeroize::Zeroizing;
 
 use crate::retry::Patience;
 use crate::token::{Bearer, TokenError};
-use crate::{Error, Options, Read, Refusal, Secret, SecretPages};
+use crate::{Error, Options, Read, Refusal, Secret, SecretHandle, SecretPages, Watch, WatchOptions};
 
 /// A caller of one broker. Clones share its connection.
 #[derive(Clone, Debug)]
@@ -88,6 +91,30 @@ impl Client {
             async { Ok(self.plain().list_secrets(request?).await.map_err(Refusal::from)?.into_inner()) }
         };
         self.patience.call(call).await
+    }
+
+    /// Rotations as they happen, through restarts and lost connections. Nothing is asked before [`Watch::next`].
+    pub fn watch(&self, options: WatchOptions) -> Watch {
+        Watch::new(self.clone(), options)
+    }
+
+    /// A secret that stays the current one. Under a subscriber's name each version taken up is acknowledged, so that the
+    /// one before can retire.
+    pub async fn follow(&self, name: impl Into<String>, subscriber: Option<String>) -> Result<SecretHandle, Error> {
+        SecretHandle::start(self.clone(), name.into(), subscriber).await
+    }
+
+    /// The deadline is for the broker's first word; a watch itself has none.
+    pub(crate) async fn open_watch(
+        &self,
+        message: &WatchRotationsRequest,
+    ) -> Result<Streaming<WatchRotationsResponse>, Error> {
+        let mut request = Request::new(message.clone());
+        self.authorization.authorize(&mut request)?;
+        let mut service = RotationServiceClient::new(self.channel.clone());
+        let opening = tokio::time::timeout(self.patience.deadline, service.watch_rotations(request));
+        let opened = opening.await.map_err(|_| Error::Deadline(self.patience.deadline))?;
+        Ok(opened.map_err(Refusal::from)?.into_inner())
     }
 
     /// The generated client. Deadlines and retries are its user's affair.

@@ -13,15 +13,18 @@
 
 mod client;
 mod error;
+mod handle;
 mod list;
 mod options;
 mod read;
 mod retry;
 mod secret;
 mod token;
+mod watch;
 
 pub use client::{Authorized, Client};
 pub use error::{Error, Refusal};
+pub use handle::SecretHandle;
 /// The contract's own messages and clients.
 pub use keyferry_proto::v1 as proto;
 pub use keyferry_proto::v1::{ErrorReason as Reason, ReadSource};
@@ -30,3 +33,4 @@ pub use options::Options;
 pub use read::Read;
 pub use secret::{Payload, Secret};
 pub use token::{TokenError, TokenSource};
+pub use watch::{Told, Watch, WatchOptions};

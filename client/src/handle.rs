@@ -1,0 +1,163 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry_proto::v1::{AcknowledgeRotationRequest, RotationEventKind};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use crate::{Client, Error, Read, Reason, Secret, Told, Watch, WatchOptions};
+
+/// A secret that is always the current one: a task follows its rotations and reads each new version.
+///
+/// While neither the broker nor a new version can be had, the last one stays.
+#[derive(Debug)]
+pub struct SecretHandle {
+    current: watch::Receiver<Arc<Secret>>,
+    task: AbortHandle,
+}
+
+/// After a failure to read what a rotation told of.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often a value is read though nothing told of a change.
+const LOOK: Duration = Duration::from_secs(300);
+
+impl SecretHandle {
+    /// The current version. Cheap: no call is made.
+    pub fn current(&self) -> Arc<Secret> {
+        Arc::clone(&self.current.borrow())
+    }
+
+    /// Returns once there is another version than the one this returned for last.
+    pub async fn changed(&mut self) -> Arc<Secret> {
+        if self.current.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        Arc::clone(&self.current.borrow_and_update())
+    }
+
+    /// Reads the secret, which must be there, and follows it from then on.
+    pub(crate) async fn start(client: Client, name: String, subscriber: Option<String>) -> Result<Self, Error> {
+        let secret = client.get_secret(name.as_str()).await?;
+        let options = WatchOptions::default().secret(name.as_str());
+        let options = match &subscriber {
+            Some(subscriber) => options.subscriber(subscriber.as_str()),
+            None => options,
+        };
+        let watch = client.watch(options);
+        let (sender, current) = watch::channel(Arc::new(secret));
+        let follower = Follower { client, name, subscriber, sender, acknowledged: None };
+        let task = tokio::spawn(follower.follow(watch)).abort_handle();
+        Ok(Self { current, task })
+    }
+}
+
+impl Drop for SecretHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Follower {
+    client: Client,
+    name: String,
+    subscriber: Option<String>,
+    sender: watch::Sender<Arc<Secret>>,
+    acknowledged: Option<String>,
+}
+
+impl Follower {
+    async fn follow(mut self, mut watch: Watch) {
+        loop {
+            self.acknowledge().await;
+            tokio::select! {
+                told = watch.next() => match told {
+                    Ok(told) => {
+                        if let Some((revision, epoch)) = self.news(&told) {
+                            self.read(Read::of(self.name.as_str()).min_revision(revision, epoch)).await;
+                        }
+                    }
+                    // Reading goes on without the watch, and the watch is tried again.
+                    Err(_) => sleep(AGAIN).await,
+                },
+                // What no event tells of: a value that ends by itself, or a watch that is not permitted.
+                () = sleep(LOOK) => self.read(Read::of(self.name.as_str())).await,
+            }
+        }
+    }
+
+    /// The last revision at which something happened that may have changed the value.
+    fn news(&self, told: &Told) -> Option<(i64, String)> {
+        match told {
+            Told::Snapshot(entries) => {
+                let entry = entries.iter().find(|entry| entry.secret == self.name)?;
+                let known = format!("{}/versions/{}", self.name, self.sender.borrow().version);
+                (entry.version != known).then(|| (0, String::new()))
+            }
+            Told::Events(events) => {
+                let mut changes = events.iter().filter(|event| {
+                    event.secret == self.name
+                        && !matches!(
+                            event.kind(),
+                            RotationEventKind::RotationStarted
+                                | RotationEventKind::RotationAdvanced
+                                | RotationEventKind::RotationEnded
+                        )
+                });
+                changes.next_back().map(|event| (event.revision, event.epoch.clone()))
+            }
+        }
+    }
+
+    /// Until it is read, or is refused for good: then the last value stays.
+    async fn read(&self, read: Read) {
+        let mut read = read;
+        loop {
+            match self.client.get_secret(read.clone()).await {
+                Ok(secret) => {
+                    self.sender.send_if_modified(|current| {
+                        let is_new = secret.version != current.version;
+                        *current = Arc::new(secret);
+                        is_new
+                    });
+                    return;
+                }
+                Err(Error::Refused(refusal)) if refusal.reason == Reason::EpochChanged => {
+                    read = Read::of(self.name.as_str());
+                }
+                Err(Error::Refused(refusal)) if !is_passing(&refusal) => {
+                    sleep(AGAIN).await;
+                    return;
+                }
+                Err(_) => sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// Tells the broker which version is in use, where it knows this subscriber.
+    async fn acknowledge(&mut self) {
+        let Some(subscriber) = &self.subscriber else { return };
+        let version = format!("{}/versions/{}", self.name, self.sender.borrow().version);
+        if self.acknowledged.as_ref() == Some(&version) {
+            return;
+        }
+        let message = AcknowledgeRotationRequest {
+            subscriber: subscriber.clone(),
+            versions: vec![version.clone()],
+            ..AcknowledgeRotationRequest::default()
+        };
+        // Tried again with the next event or look.
+        if self.client.rotation_service().acknowledge_rotation(message).await.is_ok() {
+            self.acknowledged = Some(version);
+        }
+    }
+}
+
+fn is_passing(refusal: &crate::Refusal) -> bool {
+    use tonic::Code;
+    refusal.retry_delay.is_some()
+        || matches!(
+            refusal.code,
+            Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::ResourceExhausted
+        )
+}

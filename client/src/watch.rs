@@ -1,0 +1,250 @@
+use std::hash::{BuildHasher as _, RandomState};
+use std::mem;
+use std::time::{Duration, SystemTime};
+
+use keyferry_proto::v1::watch_rotations_response::Response;
+use keyferry_proto::v1::{
+    RotationBookmark, RotationEvent, RotationFilter, RotationSnapshotEntry, WatchRotationsRequest,
+    WatchRotationsResponse,
+};
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::{Code, Streaming};
+
+use crate::{Client, Error, Reason, Refusal};
+
+/// What to watch, and under which name.
+#[derive(Clone, Debug, Default)]
+pub struct WatchOptions(WatchRotationsRequest);
+
+/// What a watch tells. Events name versions; values are read with the event's revision, see [`crate::Read`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// All there is to what is watched: at the start, and again where events may have been missed. What was known before
+    /// and is not in it is gone, or no longer for this caller.
+    Snapshot(Vec<RotationSnapshotEntry>),
+    /// In the order in which they happened, each once.
+    Events(Vec<RotationEvent>),
+}
+
+/// Rotations as they happen; see [`Client::watch`].
+#[derive(Debug)]
+pub struct Watch {
+    client: Client,
+    request: WatchRotationsRequest,
+    stream: Option<Streaming<WatchRotationsResponse>>,
+    /// The parts of a snapshot that is not whole yet.
+    parts: Vec<RotationSnapshotEntry>,
+    /// Of the last event that was told.
+    told: Option<(String, i64)>,
+    not_before: Instant,
+    failures: u32,
+    /// The end of the credential that was last warned of.
+    warned: Option<prost_types::Timestamp>,
+}
+
+/// Bookmarks come every 20 seconds: whoever hears nothing for this long has lost the broker.
+const SILENCE: Duration = Duration::from_secs(50);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+impl WatchOptions {
+    /// One secret, `stores/{store}/secrets/{secret}`; up to 1000.
+    #[must_use]
+    pub fn secret(mut self, name: impl Into<String>) -> Self {
+        self.filter().names.push(name.into());
+        self
+    }
+
+    /// What names begin with, from `stores/` on; up to 16.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.filter().prefixes.push(prefix.into());
+        self
+    }
+
+    /// Only secrets with this label; all that are given must hold.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.filter().labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// The name that tells this subscriber from others of the same caller: retirement of an old version waits for its
+    /// acknowledgement. Without one it only looks on.
+    #[must_use]
+    pub fn subscriber(mut self, name: impl Into<String>) -> Self {
+        self.0.subscriber = name.into();
+        self
+    }
+
+    /// What happens within this time after an event comes with it.
+    #[must_use]
+    pub fn coalesce(mut self, window: Duration) -> Self {
+        self.0.coalesce_window = window.try_into().ok();
+        self
+    }
+
+    /// Goes on where another watch was; see [`Watch::cursor`].
+    #[must_use]
+    pub fn resume(mut self, cursor: impl Into<String>) -> Self {
+        self.0.cursor = cursor.into();
+        self
+    }
+
+    fn filter(&mut self) -> &mut RotationFilter {
+        self.0.filter.get_or_insert_default()
+    }
+}
+
+impl Watch {
+    pub(crate) fn new(client: Client, options: WatchOptions) -> Self {
+        Self {
+            client,
+            request: options.0,
+            stream: None,
+            parts: Vec::new(),
+            told: None,
+            not_before: Instant::now(),
+            failures: 0,
+            warned: None,
+        }
+    }
+
+    /// What comes next. A lost connection, a broker that restarts or one that drains is no error: the watch goes on at
+    /// another, from where it was. Errors are what waiting does not mend; asked again, it tries anew.
+    ///
+    /// May be dropped while it waits without missing anything.
+    pub async fn next(&mut self) -> Result<Told, Error> {
+        loop {
+            if self.stream.is_none() {
+                self.open().await?;
+            }
+            let Some(stream) = &mut self.stream else { continue };
+            let answer = match timeout(SILENCE, stream.message()).await {
+                Ok(Ok(Some(answer))) => answer,
+                Ok(Ok(None)) | Err(_) => {
+                    self.leave();
+                    continue;
+                }
+                Ok(Err(status)) => {
+                    self.leave();
+                    self.consider(status.into())?;
+                    continue;
+                }
+            };
+            self.failures = 0;
+            if let Some(told) = self.take(answer) {
+                return Ok(told);
+            }
+        }
+    }
+
+    /// Where to go on after what [`Self::next`] told last, at any replica. Empty before the first whole snapshot.
+    pub fn cursor(&self) -> &str {
+        &self.request.cursor
+    }
+
+    async fn open(&mut self) -> Result<(), Error> {
+        sleep_until(self.not_before).await;
+        match self.client.open_watch(&self.request).await {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                Ok(())
+            }
+            Err(Error::Refused(refusal)) => self.consider(refusal),
+            // No answer, or a token that cannot be read at the moment.
+            Err(Error::Deadline(_)) => {
+                self.pause(None);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take(&mut self, answer: WatchRotationsResponse) -> Option<Told> {
+        if !answer.cursor.is_empty() {
+            self.request.cursor = answer.cursor;
+        }
+        match answer.response {
+            Some(Response::Snapshot(part)) => {
+                self.parts.extend(part.entries);
+                part.complete.then(|| Told::Snapshot(mem::take(&mut self.parts)))
+            }
+            Some(Response::Events(batch)) => {
+                let events: Vec<_> = batch.events.into_iter().filter(|event| self.is_new(event)).collect();
+                let last = events.last()?;
+                self.told = Some((last.epoch.clone(), last.revision));
+                Some(Told::Events(events))
+            }
+            Some(Response::Bookmark(bookmark)) => {
+                self.heed(&bookmark);
+                None
+            }
+            Some(Response::Resync(_)) => {
+                self.parts.clear();
+                None
+            }
+            // Of a newer contract.
+            None => None,
+        }
+    }
+
+    /// Events of one revision come together, so those at the last one told were told.
+    fn is_new(&self, event: &RotationEvent) -> bool {
+        self.told.as_ref().is_none_or(|(epoch, revision)| *epoch != event.epoch || event.revision > *revision)
+    }
+
+    fn heed(&mut self, bookmark: &RotationBookmark) {
+        if bookmark.draining {
+            let delay = bookmark.reconnect_delay.and_then(|delay| Duration::try_from(delay).ok());
+            self.leave();
+            self.not_before = Instant::now() + delay.unwrap_or_default();
+        } else if let Some(end) = bookmark.credential_expire_time
+            && self.warned.replace(end) != Some(end)
+            && SystemTime::try_from(end).is_ok()
+        {
+            // With the credential of that moment; where it is the same still, this happens once.
+            self.leave();
+        }
+    }
+
+    /// What waiting mends is waited for.
+    fn consider(&mut self, refusal: Refusal) -> Result<(), Error> {
+        match (refusal.reason, refusal.code) {
+            // Nothing can be missed that the snapshot does not tell.
+            (Reason::InvalidCursor, _) if !self.request.cursor.is_empty() => self.request.cursor.clear(),
+            // Another stream has this name now, and taking it back would make the two fight over it.
+            (Reason::Conflict, _) => return Err(refusal.into()),
+            // A token may be renewed while it is tried.
+            (Reason::TokenExpired, _) if self.failures < 5 => {}
+            (
+                _,
+                Code::Unavailable
+                | Code::Cancelled
+                | Code::Unknown
+                | Code::Internal
+                | Code::Aborted
+                | Code::DeadlineExceeded
+                | Code::ResourceExhausted,
+            ) => {}
+            _ => return Err(refusal.into()),
+        }
+        self.pause(refusal.retry_delay);
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        self.stream = None;
+        self.parts.clear();
+        self.not_before = self.not_before.max(Instant::now());
+    }
+
+    /// As long as the broker asks, or longer after each failure; spread, so that not all come back at once.
+    fn pause(&mut self, asked: Option<Duration>) {
+        let grown = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        let spread = RandomState::new().hash_one(self.failures) % 1000;
+        let pause = asked.unwrap_or_default().max(grown.mul_f64(0.5 + 0.0005 * spread as f64));
+        self.not_before = Instant::now() + pause;
+    }
+}
