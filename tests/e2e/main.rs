@@ -51,5 +51,6 @@ mod tokens;
 mod transport;
 mod visibility;
 mod watch;
+mod watch_faults;
 
 mod web;
