@@ -121,6 +121,11 @@ kind = "local"
 file = "secrets.redb"
 key_file = "secrets.key"
 
+# Rotated when it is told to; with `every` or `schedule` also by itself.
+[rotations.db-password]
+targets = ["stores/local/secrets/db-password"]
+kind = "generate"
+
 # As a CockroachDB would have it; none has to be there for tokens to be minted.
 [issuer]
 url = "https://{web}"
@@ -199,6 +204,7 @@ As the operator:
   kfo() {{ grpcurl -cacert {dir}/ca.pem -cert {dir}/operator.pem -key {dir}/operator.key "$@"; }}
 
   kfo -d '{{"parent": "stores/local/secrets/hello", "payload": "d29ybGQgMg=="}}' {address} keyferry.v1.SecretService/AddSecretVersion
+  kfo -d '{{"name": "stores/local/secrets/db-password"}}' {address} keyferry.v1.RotationService/RotateSecret
   kfo {address} keyferry.v1.OperatorService/GetStatus
 
 Every call is on record:  {me} audit verify {dir}/audit
