@@ -18,6 +18,7 @@ use keyferry_proto::v1::{
 };
 use keyferry_tests::broker::{TestBroker, prepare};
 use keyferry_tests::clock::ManualClock;
+use keyferry_tests::doubles::secret_manager::{Method, SecretManager};
 use keyferry_tests::pki::Ca;
 use tempfile::TempDir;
 use tonic::Status;
@@ -25,6 +26,7 @@ use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
 use crate::reload::eventually;
+use crate::secret_manager::{TOKEN, metadata_server, on_google};
 use crate::status::refused;
 
 type Rotations = RotationServiceClient<Channel>;
@@ -68,19 +70,24 @@ impl World {
         RotationServiceClient::new(self.broker.channel(&self.broker.operator).await)
     }
 
-    async fn secrets(&self) -> Secrets {
+    pub(crate) async fn secrets(&self) -> Secrets {
         self.broker.secrets(&self.broker.operator).await
     }
 
     async fn restart(self) -> Self {
+        self.restart_after(Duration::ZERO).await
+    }
+
+    async fn restart_after(self, outage: Duration) -> Self {
         let Self { broker: TestBroker { broker, directory, ca, .. }, clock } = self;
         broker.stop().await;
+        clock.advance(outage);
         let broker = TestBroker::start_in(directory, ca, Arc::clone(&clock) as SharedClock).await;
         Self { broker, clock }
     }
 
     /// Until it is in the state.
-    async fn comes_to(&self, name: &str, state: RotationState) -> Rotation {
+    pub(crate) async fn comes_to(&self, name: &str, state: RotationState) -> Rotation {
         let client = self.rotations().await;
         eventually(&format!("{name} is {state:?}"), async || {
             // Backoff counts on the broker's clock.
@@ -150,10 +157,10 @@ async fn retire(client: &mut Rotations, name: &str) -> Result<Rotation, Status> 
     Ok(client.retire_rotation(request).await?.into_inner().rotation.unwrap())
 }
 
-const FIRST: &str = "stores/local/secrets/api-key";
+pub(crate) const FIRST: &str = "stores/local/secrets/api-key";
 const SECOND_TARGET: &str = "stores/second/secrets/api-key";
 
-async fn with_api_key(more: &str) -> (World, Rotations, Secrets) {
+pub(crate) async fn with_api_key(more: &str) -> (World, Rotations, Secrets) {
     let world = World::new(&format!("{API_KEY}{more}")).await;
     let (rotations, mut secrets) = (world.rotations().await, world.secrets().await);
     for target in [FIRST, SECOND_TARGET] {
@@ -423,39 +430,123 @@ async fn an_external_rotation_waits_for_somebody_to_add_the_same_value_to_all_ta
     assert_eq!(enabled(&mut secrets, FIRST).await, std::slice::from_ref(&retired.targets[0].version));
 }
 
+/// Tells how far the schedules were looked at. Its name is the last of them.
+const WITNESS: &str = r#"
+[rotations.witness]
+targets = ["stores/local/secrets/witness"]
+kind = "generate"
+every = "1m"
+retire_after = "1s"
+"#;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scheduled_rotation_starts_when_it_is_due_and_is_caught_up_once() {
-    let scheduled = format!("{}every = \"6h\"\n", API_KEY);
-    let world = World::new(&scheduled).await;
-    let (mut rotations, mut secrets) = (world.rotations().await, world.secrets().await);
-    for target in [FIRST, SECOND_TARGET] {
+    let world = World::new(&format!("{API_KEY}every = \"6h\"\n{WITNESS}")).await;
+    let mut secrets = world.secrets().await;
+    for target in [FIRST, SECOND_TARGET, "stores/local/secrets/witness"] {
         add(&mut secrets, target, b"old").await;
     }
-    let client = rotations.clone();
-    let count = async || list(&mut client.clone()).await.len();
-    // Its schedule counts from when it was first seen.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(count().await, 0);
+    // A schedule counts from when it was first seen.
+    assert_eq!(scheduled(&world).await.len(), 0);
     world.clock.advance(Duration::from_secs(5 * 3600));
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(count().await, 0, "not due");
+    assert_eq!(scheduled(&world).await.len(), 0, "not due");
     world.clock.advance(Duration::from_secs(3600));
-    eventually("it is started", async || count().await == 1).await;
-    let first = list(&mut rotations).await.remove(0);
+    let first = scheduled(&world).await.remove(0);
     assert_eq!((first.source(), first.initiator.as_str()), (RotationSource::Schedule, ""));
     world.comes_to(&first.name, RotationState::Retiring).await;
 
     // Four runs are missed while the broker is down; its deadline passed as well.
-    world.clock.advance(Duration::from_secs(25 * 3600));
-    let world = world.restart().await;
-    let mut rotations = world.rotations().await;
-    let client = rotations.clone();
-    eventually("one makes up for all", async || list(&mut client.clone()).await.len() == 2).await;
-    let second = list(&mut rotations).await.remove(0);
-    world.comes_to(&second.name, RotationState::Retiring).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(list(&mut rotations).await.len(), 2);
+    let world = world.restart_after(Duration::from_secs(25 * 3600)).await;
+    let ended = world.comes_to(&first.name, RotationState::Retired).await;
+    assert!(ended.last_error.is_none());
+    let names = scheduled(&world).await.into_iter().map(|rotation| rotation.name).collect::<Vec<_>>();
+    assert_eq!((names.len(), &names[1]), (2, &first.name), "one makes up for all");
+}
 
-    // While one waits for subscribers, none is started beside it.
-    assert_eq!(get(&mut rotations, &first.name).await.state(), RotationState::Retired);
+/// The rotations of the other schedule, after it was looked at: whoever starts the witness twice has, between the two,
+/// gone through all schedules.
+async fn scheduled(world: &World) -> Vec<Rotation> {
+    let client = world.rotations().await;
+    let of = async |secret: &str| {
+        let request = ListRotationsRequest { secret: secret.to_owned(), page_size: 1000, ..Default::default() };
+        // A broker that has just started does not know yet.
+        client.clone().list_rotations(request).await.map(|answer| answer.into_inner().rotations)
+    };
+    let runs = async || of("stores/local/secrets/witness").await.map(|rotations| rotations.len());
+    eventually("the rotations are known", async || runs().await.is_ok()).await;
+    let before = runs().await.unwrap();
+    eventually("the schedules were looked at", async || {
+        world.clock.advance(Duration::from_secs(1));
+        runs().await.is_ok_and(|count| count >= before + 2)
+    })
+    .await;
+    of(FIRST).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_takes_no_version_fails_the_rotation_and_the_old_value_stays_good_in_all() {
+    let (google, metadata) = (SecretManager::start().await, metadata_server().await);
+    let powers: Vec<_> = Method::ALL.into_iter().filter(|method| *method != Method::AddSecretVersion).collect();
+    google.grant(TOKEN, &powers);
+    google.create_secret(None, "api-key", &[]);
+    google.add_version(None, "api-key", b"old");
+    let rotation = API_KEY.replace("stores/second", "stores/google").replace("1h", "1h\"\ngive_up_after = \"60s");
+    let world = World::new(&format!("{}{rotation}", on_google(&google, &metadata))).await;
+    let (mut rotations, mut secrets) = (world.rotations().await, world.secrets().await);
+    add(&mut secrets, FIRST, b"old").await;
+    let name = rotate(&mut rotations, FIRST).await.unwrap().name;
+    let client = rotations.clone();
+    eventually("the first store has it", async || versions(&mut secrets.clone(), FIRST).await.len() == 2).await;
+    eventually("it says what is wrong", async || {
+        world.clock.advance(Duration::from_millis(20));
+        get(&mut client.clone(), &name).await.last_error.is_some()
+    })
+    .await;
+    let places = [FIRST, "stores/google/secrets/api-key"];
+    for place in places {
+        assert_eq!(read(&mut secrets, place).await.unwrap(), b"old", "{place} meanwhile");
+    }
+    world.clock.advance(Duration::from_secs(61));
+    let failed = world.comes_to(&name, RotationState::Failed).await;
+    assert!(failed.last_error.is_some());
+    eventually("what the first store took is disabled", async || {
+        world.clock.advance(Duration::from_millis(20));
+        enabled(&mut secrets.clone(), FIRST).await.len() == 1
+    })
+    .await;
+    for place in places {
+        assert_eq!(read(&mut secrets, place).await.unwrap(), b"old", "{place} at last");
+    }
+
+    google.grant(TOKEN, &Method::ALL);
+    eventually("another succeeds", async || rotate(&mut rotations.clone(), FIRST).await.is_ok()).await;
+    let name = list(&mut rotations).await.remove(0).name;
+    world.comes_to(&name, RotationState::Retiring).await;
+    assert_eq!(read(&mut secrets, places[0]).await.unwrap(), read(&mut secrets, places[1]).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_asked_for_twice_by_one_request_id_is_started_once() {
+    let (world, mut rotations, mut secrets) = with_api_key("").await;
+    let request = RotateSecretRequest { request_id: "5d5ac2c0-6f5e-4c7e-9f5e-0d2a6a1b7c3d".to_owned(), ..order(FIRST) };
+    let started = rotations.rotate_secret(request.clone()).await.unwrap().into_inner().rotation.unwrap();
+    world.comes_to(&started.name, RotationState::Retiring).await;
+    let again = rotations.rotate_secret(request.clone()).await.unwrap().into_inner().rotation.unwrap();
+    assert_eq!((&again.name, again.state()), (&started.name, RotationState::Retiring));
+    for different in [
+        RotateSecretRequest { justification: "another".to_owned(), ..request.clone() },
+        RotateSecretRequest { name: SECOND_TARGET.to_owned(), ..request.clone() },
+    ] {
+        assert_eq!(refused(rotations.rotate_secret(different).await), "REQUEST_ID_CONFLICT");
+    }
+    let retire = RetireRotationRequest {
+        name: started.name.clone(),
+        request_id: request.request_id.clone(),
+        ..Default::default()
+    };
+    assert_eq!(refused(rotations.retire_rotation(retire).await), "REQUEST_ID_CONFLICT");
+    let nonsense = RotateSecretRequest { request_id: "x".to_owned(), ..order(FIRST) };
+    assert_eq!(refused(rotations.rotate_secret(nonsense).await), "INVALID_ARGUMENT");
+    assert_eq!(list(&mut rotations).await.len(), 1);
+    assert_eq!(enabled(&mut secrets, FIRST).await.len(), 2);
 }

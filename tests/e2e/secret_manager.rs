@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use crate::status;
 use crate::visibility::{HIDING, assert_alike, enforce};
 
-const TOKEN: &str = "token-of-the-broker";
+pub(crate) const TOKEN: &str = "token-of-the-broker";
 const PATIENCE: Duration = Duration::from_secs(10);
 const REGION: &str = "europe-west3";
 

@@ -92,8 +92,12 @@ impl Inner {
             }
         };
         let due = schedule.next(name, known.last, settings.window.as_ref()).is_some_and(|start| start <= now);
+        let is_free = {
+            let book = self.book();
+            book.is_read && !book.is_busy(&settings.targets)
+        };
         // One that still runs is not doubled; this one starts when it has ended.
-        if !due || now < known.not_before || self.book().is_busy(&settings.targets) {
+        if !due || now < known.not_before || !is_free {
             return Ok(());
         }
         let Some(first) = settings.targets.first() else { return Ok(()) };
