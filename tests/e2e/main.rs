@@ -33,6 +33,7 @@ mod rights;
 mod rotation;
 mod rotation_faults;
 mod rotation_login;
+mod rotation_subscribers;
 mod sandbox;
 mod secret_manager;
 mod sources;

@@ -6,8 +6,8 @@ use crate::names::SecretName;
 
 /// Subscribers that live, counted by what they say they run.
 pub trait Holders: Send + Sync + std::fmt::Debug {
-    /// Of this version of the secret.
-    fn tally(&self, secret: &SecretName, version: &str) -> Tally;
+    /// Those who run one of these versions of the secret, and those who do not.
+    fn tally(&self, secret: &SecretName, versions: &[&str]) -> Tally;
 
     /// Changes whenever a tally may have.
     fn changed(&self) -> watch::Receiver<u64>;
@@ -15,7 +15,6 @@ pub trait Holders: Send + Sync + std::fmt::Debug {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Run this version or a newer one.
     pub acknowledged: u64,
     pub pending: u64,
 }

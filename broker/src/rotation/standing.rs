@@ -107,6 +107,12 @@ impl Standing {
         self.known.versions.iter().find(|version| *version.id == *id)
     }
 
+    /// The ids of the version and of all that are newer.
+    pub fn since<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a str> {
+        let ids = self.known.versions.iter().map(|version| &*version.id);
+        ids.take_while(move |newer| *newer != id).chain(std::iter::once(id))
+    }
+
     pub fn rotation(&self) -> Option<&Underway> {
         self.known.rotation.as_ref()
     }

@@ -58,7 +58,7 @@ impl Rotating {
         if let Some(answer) = request.as_ref().and_then(|request| request.answer.as_deref()) {
             let earlier = RotationName::parse(answer).map_err(|_| misfit())?;
             let (rotation, revision) = self.engine.find(&earlier).await?;
-            return Ok(RotateSecretResponse { rotation: Some(self.message(&rotation, revision)) });
+            return Ok(RotateSecretResponse { rotation: Some(self.message(&rotation, revision).await?) });
         }
         let order = Order {
             request,
@@ -69,17 +69,17 @@ impl Rotating {
         };
         if message.validate_only {
             let plan = self.engine.rehearse(&permit, &order).await?;
-            let shown = self.message(&plan, Revision::default());
+            let shown = self.message(&plan, Revision::default()).await?;
             return Ok(RotateSecretResponse { rotation: Some(RotationMessage { name: String::new(), ..shown }) });
         }
         call.announce().await?;
         let (rotation, revision) = self.engine.rotate(&permit, order).await?;
-        Ok(RotateSecretResponse { rotation: Some(self.message(&rotation, revision)) })
+        Ok(RotateSecretResponse { rotation: Some(self.message(&rotation, revision).await?) })
     }
 
     pub(super) async fn get(&self, call: Call, message: GetRotationRequest) -> Result<GetRotationResponse, Failure> {
         let (rotation, revision, _) = self.permitted(&call, &message.name).await?;
-        Ok(GetRotationResponse { rotation: Some(self.message(&rotation, revision)) })
+        Ok(GetRotationResponse { rotation: Some(self.message(&rotation, revision).await?) })
     }
 
     pub(super) async fn list(
@@ -112,7 +112,7 @@ impl Rotating {
                         let next_page_token = self.page_tokens.seal(&last.name, binding)?;
                         return Ok(ListRotationsResponse { rotations, next_page_token });
                     }
-                    rotations.push(self.message(&rotation, revision));
+                    rotations.push(self.message(&rotation, revision).await?);
                 }
                 below = Some(rotation.name.clone());
             }
@@ -142,7 +142,7 @@ impl Rotating {
         call.announce().await?;
         self.engine.cancel(&permit, &rotation.name).await?;
         let (rotation, revision) = self.engine.watch_end(&rotation.name, PATIENCE).await?;
-        Ok(CancelRotationResponse { rotation: Some(self.message(&rotation, revision)) })
+        Ok(CancelRotationResponse { rotation: Some(self.message(&rotation, revision).await?) })
     }
 
     pub(super) async fn retire(
@@ -156,7 +156,7 @@ impl Rotating {
         let (rotation, revision, permit) = self.permitted(&call, &message.name).await?;
         if message.validate_only {
             check_retirable(&rotation)?;
-            return Ok(RetireRotationResponse { rotation: Some(self.message(&rotation, revision)) });
+            return Ok(RetireRotationResponse { rotation: Some(self.message(&rotation, revision).await?) });
         }
         if let Some(id) = &request {
             self.engine.remember(call.caller.id(), id).await?;
@@ -164,7 +164,7 @@ impl Rotating {
         call.announce().await?;
         self.engine.retire(&permit, &rotation.name).await?;
         let (rotation, revision) = self.engine.watch_end(&rotation.name, PATIENCE).await?;
-        Ok(RetireRotationResponse { rotation: Some(self.message(&rotation, revision)) })
+        Ok(RetireRotationResponse { rotation: Some(self.message(&rotation, revision).await?) })
     }
 
     /// The rotation, for a caller who may do the call's own action. Denied and absent are answered alike.
@@ -184,9 +184,9 @@ impl Rotating {
         admit(&self.secrets, call, Wanted { secret, wrong: Ok(()), creation: None }).await
     }
 
-    fn message(&self, rotation: &Rotation, revision: Revision) -> RotationMessage {
-        let standing = Standing { tally: self.engine.tally(rotation), revision, epoch: self.engine.epoch() };
-        rotation_message(rotation, standing)
+    async fn message(&self, rotation: &Rotation, revision: Revision) -> Result<RotationMessage, Failure> {
+        let standing = Standing { tally: self.engine.tally(rotation).await?, revision, epoch: self.engine.epoch() };
+        Ok(rotation_message(rotation, standing))
     }
 }
 

@@ -122,9 +122,9 @@ impl Engine {
         Ok(found.map(|(rotation, revision)| (Arc::clone(rotation), revision)).collect())
     }
 
-    /// Who runs the new version, and who does not.
-    pub fn tally(&self, rotation: &Rotation) -> Tally {
-        self.0.tally(rotation)
+    /// How many run the new version or a newer one, and how many do not.
+    pub async fn tally(&self, rotation: &Rotation) -> Result<Tally, Failure> {
+        self.0.tally(rotation).await
     }
 
     /// The secret's fellow targets, which whoever rotates it must be permitted to rotate, too. Fails where nothing is
@@ -160,20 +160,33 @@ impl Inner {
     }
 
     /// Of each target that has its version.
-    fn tallies(&self, rotation: &Rotation) -> impl Iterator<Item = Tally> {
-        let targets = rotation.targets.iter().filter_map(|target| Some((&target.secret, target.version.as_ref()?)));
-        targets.map(|(secret, version)| self.holders.tally(secret, version))
+    async fn tallies(&self, rotation: &Rotation) -> Result<Vec<Tally>, Failure> {
+        let mut tallies = Vec::with_capacity(rotation.targets.len());
+        for target in &rotation.targets {
+            let Some(version) = &target.version else { continue };
+            let mut tally = self.holders.tally(&target.secret, &[version]);
+            // What seems behind may be ahead, which only the log can tell.
+            if tally.pending > 0
+                && let Some(standing) = self.log.standing(&target.secret).await?
+            {
+                let versions: Vec<_> = standing.record.since(version).collect();
+                tally = self.holders.tally(&target.secret, &versions);
+            }
+            tallies.push(tally);
+        }
+        Ok(tallies)
     }
 
-    fn tally(&self, rotation: &Rotation) -> Tally {
+    async fn tally(&self, rotation: &Rotation) -> Result<Tally, Failure> {
         // Before and after that nobody is waited for.
         if !matches!(rotation.stage(), Stage::Current | Stage::Retiring) {
-            return Tally::default();
+            return Ok(Tally::default());
         }
-        self.tallies(rotation).fold(Tally::default(), |sum, next| Tally {
+        let tallies = self.tallies(rotation).await?.into_iter();
+        Ok(tallies.fold(Tally::default(), |sum, next| Tally {
             acknowledged: sum.acknowledged + next.acknowledged,
             pending: sum.pending + next.pending,
-        })
+        }))
     }
 
     fn plan_of(&self, secret: &SecretName) -> Result<(&str, &RotationSettings), Failure> {

@@ -142,7 +142,7 @@ impl Attempt<'_> {
 
     /// The old version goes, once nobody holds it or its time is over. Or else: when to look again.
     pub(super) async fn retire(&mut self) -> Result<Option<Timestamp>, Halt> {
-        let wait = self.patience();
+        let wait = self.patience().await?;
         if wait.is_some() {
             return Ok(wait);
         }
@@ -183,17 +183,18 @@ impl Attempt<'_> {
     }
 
     /// Until when to wait for those who hold the old version.
-    fn patience(&self) -> Option<Timestamp> {
+    async fn patience(&self) -> Result<Option<Timestamp>, Failure> {
         let (rotation, now) = (&self.rotation, self.engine.clock.now());
         let deadline = rotation.retires.unwrap_or(now);
         if rotation.retire_now || rotation.attempts() > 0 || deadline <= now {
-            return None;
+            return Ok(None);
         }
         let grace = self.engine.plans.get(&rotation.plan).map_or(Duration::ZERO, |plan| plan.subscriber_grace);
+        let tallies = self.engine.tallies(rotation).await?;
         // Of those who never subscribed nobody knows what they run: each target needs somebody who did.
-        let all_have_let_go = self.engine.tallies(rotation).all(|tally| tally.pending == 0 && tally.acknowledged > 0);
+        let all_have_let_go = tallies.iter().all(|tally| tally.pending == 0 && tally.acknowledged > 0);
         let wait = if all_have_let_go { rotation.reached().plus(grace).min(deadline) } else { deadline };
-        (wait > now).then_some(wait)
+        Ok((wait > now).then_some(wait))
     }
 
     /// Somebody else adds the versions; they are current as soon as they are seen.

@@ -239,7 +239,7 @@ impl Subscribers {
 }
 
 impl Holders for Subscribers {
-    fn tally(&self, secret: &SecretName, version: &str) -> Tally {
+    fn tally(&self, secret: &SecretName, versions: &[&str]) -> Tally {
         if !self.0.is_read.load(Ordering::Acquire) {
             // Somebody may hold it still.
             return Tally { acknowledged: 0, pending: 1 };
@@ -248,7 +248,8 @@ impl Holders for Subscribers {
         let now = self.0.clock.now();
         let mut tally = Tally::default();
         for subscriber in subscribers.into_iter().filter(|subscriber| self.0.holds(subscriber, secret, now)) {
-            if subscriber.runs.get(secret).is_some_and(|runs| runs.version.as_deref() == Some(version)) {
+            let runs = subscriber.runs.get(secret).and_then(|runs| runs.version.as_deref());
+            if runs.is_some_and(|version| versions.contains(&version)) {
                 tally.acknowledged += 1;
             } else {
                 tally.pending += 1;
