@@ -34,6 +34,7 @@ mod rotation;
 mod rotation_faults;
 mod rotation_login;
 mod rotation_subscribers;
+mod rotations_command;
 mod sandbox;
 mod secret_manager;
 mod sources;
