@@ -158,7 +158,7 @@ async fn retire(client: &mut Rotations, name: &str) -> Result<Rotation, Status> 
 }
 
 pub(crate) const FIRST: &str = "stores/local/secrets/api-key";
-const SECOND_TARGET: &str = "stores/second/secrets/api-key";
+pub(crate) const SECOND_TARGET: &str = "stores/second/secrets/api-key";
 
 pub(crate) async fn with_api_key(more: &str) -> (World, Rotations, Secrets) {
     let world = World::new(&format!("{API_KEY}{more}")).await;
@@ -312,6 +312,11 @@ async fn rotations_are_listed_newest_first_a_page_at_a_time_and_outlive_a_restar
     }
     let world = world.restart().await;
     let mut rotations = world.rotations().await;
+    let client = rotations.clone();
+    eventually("the rotations are known", async || {
+        client.clone().list_rotations(ListRotationsRequest::default()).await.is_ok()
+    })
+    .await;
     let (mut listed, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = ListRotationsRequest { page_size: 2, page_token, ..Default::default() };

@@ -19,14 +19,15 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::reload::eventually;
-use crate::rotation::{FIRST, World, add, enabled, get, list, rotate, with_api_key};
+use crate::rotation::{FIRST, SECOND_TARGET, World, add, enabled, get, list, rotate, with_api_key};
 use crate::secret_manager::{TOKEN, metadata_server, on_google};
 
 type Client = RotationServiceClient<Channel>;
 
-/// The subscriber `gateway` watches the secret for as long as the stream is held.
-pub(crate) async fn watch(client: &mut Client, secret: &str) -> Streaming<WatchRotationsResponse> {
-    let filter = RotationFilter { names: vec![secret.to_owned()], ..Default::default() };
+/// The subscriber `gateway` watches the secrets for as long as the stream is held.
+pub(crate) async fn watch(client: &mut Client, secrets: &[&str]) -> Streaming<WatchRotationsResponse> {
+    let names = secrets.iter().map(ToString::to_string).collect();
+    let filter = RotationFilter { names, ..Default::default() };
     let request =
         WatchRotationsRequest { subscriber: "gateway".to_owned(), filter: Some(filter), ..Default::default() };
     client.watch_rotations(request).await.unwrap().into_inner()
@@ -48,14 +49,15 @@ fn was_early(rotation: &Rotation) -> bool {
     at(retired.reach_time) < at(rotation.retire_deadline_time)
 }
 
-/// Retiring, while `gateway` runs the old version.
+/// Retiring, while `gateway` runs the old version of one target and the new one of the other.
 async fn held() -> (World, Client, Streaming<WatchRotationsResponse>, Rotation) {
     let (world, mut client, _) = with_api_key("").await;
-    let stream = watch(&mut client, FIRST).await;
+    let stream = watch(&mut client, &[FIRST, SECOND_TARGET]).await;
     acknowledge(&mut client, &format!("{FIRST}/versions/1"), "").await;
     let name = rotate(&mut client, FIRST).await.unwrap().name;
     let rotation = world.comes_to(&name, RotationState::Retiring).await;
-    assert_eq!((rotation.acknowledged_count, rotation.pending_count), (0, 1));
+    assert_eq!((rotation.acknowledged_count, rotation.pending_count), (0, 2));
+    acknowledge(&mut client, &rotation.targets[1].version, "").await;
     (world, client, stream, rotation)
 }
 
@@ -64,7 +66,7 @@ async fn the_old_version_retires_early_once_its_last_holder_runs_the_new_one() {
     let (world, mut client, _stream, rotation) = held().await;
     acknowledge(&mut client, &rotation.targets[0].version, "").await;
     let told = get(&mut client, &rotation.name).await;
-    assert_eq!((told.acknowledged_count, told.pending_count), (1, 0));
+    assert_eq!((told.acknowledged_count, told.pending_count), (2, 0));
     world.clock.advance(Duration::from_secs(61));
     assert!(was_early(&world.comes_to(&rotation.name, RotationState::Retired).await));
 }
@@ -76,7 +78,7 @@ async fn whoever_runs_a_newer_version_than_the_rotation_s_holds_nothing_back() {
     let newer = add(&mut secrets, FIRST, b"newer").await;
     acknowledge(&mut client, &newer, "").await;
     let told = get(&mut client, &rotation.name).await;
-    assert_eq!((told.acknowledged_count, told.pending_count), (1, 0));
+    assert_eq!((told.acknowledged_count, told.pending_count), (2, 0));
     world.clock.advance(Duration::from_secs(61));
     assert!(was_early(&world.comes_to(&rotation.name, RotationState::Retired).await));
     assert_eq!(enabled(&mut secrets, FIRST).await.len(), 2, "the rotation's own and the newer one");
@@ -89,7 +91,7 @@ async fn the_old_version_stays_until_the_deadline_for_whoever_says_nothing_or_re
     // The rotation is looked at because of it.
     acknowledge(&mut client, &rotation.targets[0].version, "no room for it").await;
     let told = get(&mut client, &rotation.name).await;
-    assert_eq!((told.acknowledged_count, told.pending_count), (0, 1));
+    assert_eq!((told.acknowledged_count, told.pending_count), (1, 1));
     world.clock.advance(Duration::from_secs(1801));
     assert!(!was_early(&world.comes_to(&rotation.name, RotationState::Retired).await));
 }
@@ -122,7 +124,7 @@ async fn a_rotation_asked_of_one_replica_reaches_subscribers_of_the_other_and_en
     for (asked, watched) in [(0, 1), (1, 0)] {
         let client = async |at: usize| RotationServiceClient::new(brokers[at].channel(&brokers[at].operator).await);
         let (mut asked, mut watched) = (client(asked).await, client(watched).await);
-        let mut stream = watch(&mut watched, SHARED).await;
+        let mut stream = watch(&mut watched, &[SHARED]).await;
         eventually("it starts", async || rotate(&mut asked.clone(), SHARED).await.is_ok()).await;
         let name = list(&mut asked).await.remove(0).name;
         let event = next_current(&mut stream).await;

@@ -74,7 +74,7 @@ fn the_commands_rotate_follow_show_cancel_and_retire_and_tell_who_runs_what() {
     assert_eq!(done(&["subscribers"]), "none\n");
     let stream = runtime.block_on(async {
         let mut client = RotationServiceClient::new(broker.channel(&broker.operator).await);
-        let stream = watch(&mut client, SLOW).await;
+        let stream = watch(&mut client, &[SLOW]).await;
         acknowledge(&mut client, &format!("{SLOW}/versions/1"), "").await;
         stream
     });
