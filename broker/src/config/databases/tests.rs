@@ -158,8 +158,26 @@ fn certificates_need_a_ca_with_its_key() {
 fn the_guides_of_the_clouds_show_configuration_that_is_accepted() {
     for (guide, databases) in [("cloud-sql", 1), ("spanner", 1), ("azure-databases", 3)] {
         let page = std::fs::read_to_string(format!("../docs/{guide}.md")).unwrap();
-        let blocks: Vec<_> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-        let config = parse(&blocks).unwrap_or_else(|problems| panic!("docs/{guide}.md:\n{problems}"));
+        let config = parse(&shown(&page)).unwrap_or_else(|problems| panic!("docs/{guide}.md:\n{problems}"));
         assert_eq!(config.databases.len(), databases, "{guide}");
     }
+}
+
+#[test]
+fn the_guide_to_rotation_shows_configuration_that_is_accepted() {
+    let page = std::fs::read_to_string("../docs/rotation.md").unwrap();
+    let users = "user = \"keyferry\"\ncertificate = \"db.pem\"\nkey = \"db.key\"\n[databases.shop.roles.app]\ngroups = [\"x\"]\n";
+    let vault = "[stores.vault]\nkind = \"local\"\nfile = \"vault.redb\"\nkey_file = \"vault.key\"\n";
+    let parts = [&[POSTGRES, users, vault][..], &shown(&page)].concat();
+    let config = parse(&parts).unwrap_or_else(|problems| panic!("docs/rotation.md:\n{problems}"));
+    assert_eq!(config.rotations.len(), 3);
+    let own =
+        "[rotations.issuer]\ntargets = [\"stores/main/secrets/issuer\"]\nkind = \"generate\"\nform = \"key-pair\"\n";
+    let refusal = report(&[ISSUER, own]);
+    assert!(refusal.contains("stores/main/secrets/issuer is a key that the broker signs with"), "{refusal}");
+}
+
+/// The blocks of configuration on a page.
+fn shown(page: &str) -> Vec<&str> {
+    page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
