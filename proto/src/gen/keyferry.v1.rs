@@ -3978,8 +3978,8 @@ pub struct GetSecretRequest {
     /// Read-your-rotation: answer with what was loaded at or after this revision of the rotation log. 0: no demand.
     #[prost(int64, tag = "3")]
     pub min_revision: i64,
-    /// The epoch that min_revision belongs to, as an event or an answer told it. Empty: not checked, which suits a single
-    /// replica that was not restarted; each process counts in an epoch of its own until replicas share the log.
+    /// The epoch that min_revision belongs to, as an event or an answer told it. Empty: not checked. It
+    /// changes when the broker's state is replaced or restored.
     #[prost(string, tag = "4")]
     pub epoch: ::prost::alloc::string::String,
 }
