@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_broker::clock::SystemClock;
-use keyferry_client::proto::WhoAmIRequest;
-use keyferry_client::{Read, TokenSource};
+use keyferry_client::proto::{ListSubscribersRequest, RotationEventKind, WhoAmIRequest};
+use keyferry_client::{Read, TokenSource, Told, WatchOptions};
 use keyferry_tests::broker::TestBroker;
 use keyferry_tests::pki::Issued;
 use tokio::net::TcpListener;
@@ -115,6 +115,49 @@ async fn a_call_over_its_quota_is_repeated_when_the_broker_says_so() {
     let refusal = error.refusal().unwrap();
     assert_eq!((refusal.reason, refusal.code), (Reason::QuotaExceeded, Code::ResourceExhausted));
     assert!(refusal.retry_delay.unwrap() <= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_is_and_then_each_change_whose_value_can_be_read() {
+    let broker = TestBroker::start().await;
+    broker.put("db", b"one", &[]).await;
+    let client = client(&broker).await;
+    let mut watch = client.watch(WatchOptions::default().secret("stores/local/secrets/db"));
+    let Told::Snapshot(entries) = watch.next().await.unwrap() else { panic!("a watch begins with a snapshot") };
+    assert_eq!(entries[0].version, "stores/local/secrets/db/versions/1");
+    broker.put("db", b"two", &[]).await;
+    let Told::Events(events) = watch.next().await.unwrap() else { panic!("a change is an event") };
+    let event = &events[0];
+    assert_eq!((events.len(), event.kind()), (1, RotationEventKind::VersionCurrent));
+    let read = Read::of(event.secret.clone()).min_revision(event.revision, event.epoch.clone());
+    assert_eq!(&*client.get_secret(read).await.unwrap().payload, b"two");
+
+    // Another watch goes on where this one was.
+    let options = WatchOptions::default().secret("stores/local/secrets/db").resume(watch.cursor());
+    drop(watch);
+    broker.put("db", b"three", &[]).await;
+    let Told::Events(events) = client.watch(options).next().await.unwrap() else { panic!("the cursor was lost") };
+    assert_eq!(events[0].version, "stores/local/secrets/db/versions/3");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_followed_stays_the_current_one_and_says_so() {
+    let broker = TestBroker::start().await;
+    broker.put("db", b"one", &[]).await;
+    let mut handle =
+        client(&broker).await.follow("stores/local/secrets/db", Some("orders-1".to_owned())).await.unwrap();
+    assert_eq!(&*handle.current().payload, b"one");
+    broker.put("db", b"two", &[]).await;
+    assert_eq!(&*handle.changed().await.payload, b"two");
+    let operator = Client::connect(options(&broker, &broker.operator)).await.unwrap();
+    loop {
+        let answer = operator.rotation_service().list_subscribers(ListSubscribersRequest::default()).await.unwrap();
+        let runs = answer.into_inner().subscribers.into_iter().flat_map(|subscriber| subscriber.versions);
+        if runs.map(|run| run.version).any(|version| version == "stores/local/secrets/db/versions/2") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
