@@ -154,9 +154,3 @@ pub(super) fn decided(asked: &Result<Permit, Refused>) -> (Decision, Option<Dige
         }
     }
 }
-
-/// For methods of the contract that this version does not serve.
-pub(super) async fn not_yet<T>(method: &str) -> Result<T, Failure> {
-    let message = format!("{method} is part of the contract but not of this version; GetStatus tells the version");
-    Err(Failure::new(Reason::Unimplemented, message))
-}

@@ -11,10 +11,11 @@ use keyferry_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::call::{not_yet, reply};
+use super::call::reply;
 use super::page_token::PageTokens;
 use super::rotating::Rotating;
 use super::subscribers;
+use crate::error::{Failure, Reason};
 use crate::rotation::watch::Watches;
 
 /// The service, on the engine, the watches and the gate that each call brings along.
@@ -67,9 +68,9 @@ impl RotationService for RotationRpc {
     /// The router takes it past this service, to [`super::watch::WatchRpc`].
     async fn watch_rotations(
         &self,
-        request: Request<WatchRotationsRequest>,
+        _: Request<WatchRotationsRequest>,
     ) -> Result<Response<Self::WatchRotationsStream>, Status> {
-        reply(request, |_, _| not_yet("WatchRotations")).await
+        Err(Failure::new(Reason::Internal, "a watch reached the wrong handler; report this").into())
     }
 
     async fn acknowledge_rotation(
