@@ -173,9 +173,15 @@ fn endpoint(options: &Options) -> Result<Endpoint, Error> {
     if endpoint.uri().scheme_str() != Some("https") {
         return Err(malformed());
     }
-    let mut tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(read(&options.ca)?))
-        .identity(Identity::from_pem(read(&options.certificate)?, read(&options.key)?));
+    let mut tls = match &options.ca {
+        Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    match (&options.certificate, &options.key) {
+        (Some(certificate), Some(key)) => tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?)),
+        (None, None) => {}
+        (Some(_), None) | (None, Some(_)) => return Err(Error::HalfIdentity),
+    }
     if let Some(name) = &options.server_name {
         tls = tls.domain_name(name);
     }
@@ -191,5 +197,20 @@ fn outcome(result: BatchGetSecretsResult) -> Result<Secret, Error> {
         Some(Outcome::Secret(answer)) => Ok(Secret::from_answer(answer)?),
         Some(Outcome::Error(detail)) => Err(Refusal::from(detail).into()),
         None => Err(Error::Unexpected("a batch with an outcome left empty")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_a_certificate_with_its_key_or_neither() {
+        let mut options = Options::new("https://localhost:1", "/absent", "/absent", "/absent");
+        options.ca = None;
+        options.key = None;
+        assert!(matches!(endpoint(&options), Err(Error::HalfIdentity)));
+        options.certificate = None;
+        endpoint(&options).unwrap();
     }
 }

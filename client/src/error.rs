@@ -17,6 +17,8 @@ const DOMAIN: &str = "keyferry";
 pub enum Error {
     #[error("cannot read {0}; name a PEM file that this process may read")]
     File(PathBuf, #[source] io::Error),
+    #[error("a certificate without its key, or a key without its certificate; give both or neither")]
+    HalfIdentity,
     #[error("the endpoint \"{0}\" cannot be used; write it like https://keyferry.example:7443")]
     Endpoint(String),
     #[error(

@@ -13,11 +13,11 @@ pub struct Options {
     pub endpoint: String,
     /// The name that the broker's certificate must have, where it is not the endpoint's host.
     pub server_name: Option<String>,
-    /// The CAs that the broker's certificate may come from.
-    pub ca: PathBuf,
-    /// The client certificate with its chain; read once, when connecting.
-    pub certificate: PathBuf,
-    pub key: PathBuf,
+    /// The CAs that the broker's certificate may come from; the system's where there is none.
+    pub ca: Option<PathBuf>,
+    /// The client certificate with its chain; read once, when connecting. Without one, a token has to do.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
     /// Sent with every call, beside the certificate.
     pub token: Option<TokenSource>,
     /// For connecting, and for each call with all its attempts.
@@ -36,9 +36,9 @@ impl Options {
         Self {
             endpoint: endpoint.into(),
             server_name: None,
-            ca: ca.into(),
-            certificate: certificate.into(),
-            key: key.into(),
+            ca: Some(ca.into()),
+            certificate: Some(certificate.into()),
+            key: Some(key.into()),
             token: None,
             deadline: DEADLINE,
             attempts: ATTEMPTS,
