@@ -125,11 +125,12 @@ impl Follower {
                 Err(Error::Refused(refusal)) if refusal.reason == Reason::EpochChanged => {
                     read = Read::of(self.name.as_str());
                 }
-                Err(Error::Refused(refusal)) if !is_passing(&refusal) => {
+                Err(error) => {
                     sleep(AGAIN).await;
-                    return;
+                    if !error.is_passing() {
+                        return;
+                    }
                 }
-                Err(_) => sleep(AGAIN).await,
             }
         }
     }
@@ -151,13 +152,4 @@ impl Follower {
             self.acknowledged = Some(version);
         }
     }
-}
-
-fn is_passing(refusal: &crate::Refusal) -> bool {
-    use tonic::Code;
-    refusal.retry_delay.is_some()
-        || matches!(
-            refusal.code,
-            Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::ResourceExhausted
-        )
 }

@@ -4,16 +4,22 @@
 #![doc = include_str!("../tests/reading/example.rs")]
 //! ```
 //!
-//! A [`Client`] is cheap to clone and shares one connection, which is made again when it is lost. Every call has a
-//! deadline. A call is repeated only where the broker asks for it (`RetryInfo`), at most as often as
-//! [`Options::attempts`] says, and never past its deadline.
+//! A [`Client`] is cheap to clone and shares one connection, which is made again when it is lost, on the certificate and
+//! token files as they then are. Every call has a deadline, and within it is repeated where that is harmless and can help:
+//! for as long as the broker is away or drains; up to [`Options::attempts`] times where the connection broke or the broker
+//! asks for it (`RetryInfo`), the latter within a budget that calls which succeed fill again.
 //!
-//! Methods that have no wrapper yet are reached through the generated clients: [`Client::secret_service`] and its
-//! neighbours carry the same certificate and token.
+//! Methods without a wrapper are reached by [`Client::call`]. The generated clients ([`Client::secret_service`] and its
+//! neighbours) carry the same certificate and token, and leave deadlines and repeats to their user.
 
+mod calls;
+mod chance;
 mod client;
+mod credentials;
+mod dial;
 mod error;
 mod handle;
+mod link;
 mod list;
 mod options;
 mod read;
@@ -22,12 +28,16 @@ mod secret;
 mod token;
 mod watch;
 
-pub use client::{Authorized, Client};
+pub use calls::Call;
+pub use client::Client;
+pub use credentials::CredentialsError;
+pub use dial::Unreachable;
 pub use error::{Error, Refusal};
 pub use handle::SecretHandle;
 /// The contract's own messages and clients.
 pub use keyferry_proto::v1 as proto;
 pub use keyferry_proto::v1::{ErrorReason as Reason, ReadSource};
+pub use link::{Link, LinkError};
 pub use list::{SecretInfo, SecretPages};
 pub use options::Options;
 pub use read::Read;

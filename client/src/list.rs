@@ -53,7 +53,7 @@ impl SecretPages {
     /// asked for again.
     pub async fn next(&mut self) -> Result<Option<Vec<SecretInfo>>, Error> {
         let Some(request) = self.next.as_mut() else { return Ok(None) };
-        let page = self.client.page_of_secrets(request).await?;
+        let page = self.client.call(request.clone()).await?;
         if page.next_page_token.is_empty() {
             self.next = None;
         } else {

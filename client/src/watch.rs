@@ -1,4 +1,3 @@
-use std::hash::{BuildHasher as _, RandomState};
 use std::mem;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +9,7 @@ use keyferry_proto::v1::{
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Streaming};
 
-use crate::{Client, Error, Reason, Refusal};
+use crate::{Client, Error, Reason, Refusal, chance};
 
 /// What to watch, and under which name.
 #[derive(Clone, Debug, Default)]
@@ -151,13 +150,7 @@ impl Watch {
                 self.stream = Some(stream);
                 Ok(())
             }
-            Err(Error::Refused(refusal)) => self.consider(refusal),
-            // No answer, or a token that cannot be read at the moment.
-            Err(Error::Deadline(_)) => {
-                self.pause(None);
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(error) => self.consider(error),
         }
     }
 
@@ -209,27 +202,24 @@ impl Watch {
     }
 
     /// What waiting mends is waited for.
-    fn consider(&mut self, refusal: Refusal) -> Result<(), Error> {
-        match (refusal.reason, refusal.code) {
+    fn consider(&mut self, error: Error) -> Result<(), Error> {
+        let asked = match error.refusal() {
             // Nothing can be missed that the snapshot does not tell.
-            (Reason::InvalidCursor, _) if !self.request.cursor.is_empty() => self.request.cursor.clear(),
+            Some(Refusal { reason: Reason::InvalidCursor, .. }) if !self.request.cursor.is_empty() => {
+                self.request.cursor.clear();
+                None
+            }
             // Another stream has this name now, and taking it back would make the two fight over it.
-            (Reason::Conflict, _) => return Err(refusal.into()),
-            // A token may be renewed while it is tried.
-            (Reason::TokenExpired, _) if self.failures < 5 => {}
-            (
-                _,
-                Code::Unavailable
-                | Code::Cancelled
-                | Code::Unknown
-                | Code::Internal
-                | Code::Aborted
-                | Code::DeadlineExceeded
-                | Code::ResourceExhausted,
-            ) => {}
-            _ => return Err(refusal.into()),
-        }
-        self.pause(refusal.retry_delay);
+            Some(Refusal { reason: Reason::Conflict, .. }) => return Err(error),
+            // A credential may be renewed while it is tried.
+            Some(Refusal { reason: Reason::TokenExpired | Reason::CertificateExpired, .. }) if self.failures < 5 => {
+                None
+            }
+            Some(refusal) if matches!(refusal.code, Code::Internal | Code::Aborted) => refusal.retry_delay,
+            _ if !error.is_passing() => return Err(error),
+            refusal => refusal.and_then(|refusal| refusal.retry_delay),
+        };
+        self.pause(asked);
         Ok(())
     }
 
@@ -243,8 +233,7 @@ impl Watch {
     fn pause(&mut self, asked: Option<Duration>) {
         let grown = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
-        let spread = RandomState::new().hash_one(self.failures) % 1000;
-        let pause = asked.unwrap_or_default().max(grown.mul_f64(0.5 + 0.0005 * spread as f64));
+        let pause = asked.unwrap_or_default().max(chance::around(grown));
         self.not_before = Instant::now() + pause;
     }
 }
