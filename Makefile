@@ -7,10 +7,13 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 WORKSPACE := --workspace --locked --features keyferry-tests/etcd
 
 # What the tests call besides cargo: names from tools/versions.
-TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd
+TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd $(STUB_TOOLS) grpc-go
+
+# What makes stubs in other languages.
+STUB_TOOLS := buf protoc-gen-go protoc-gen-go-grpc grpc-python grpc-typescript jdk grpc-java
 
 .DEFAULT_GOAL := help
-.PHONY: help dev sandbox test test-postgres check lint fmt proto fmt-check clippy contract deny advisories
+.PHONY: help dev sandbox test test-postgres check lint fmt proto stubs fmt-check clippy contract deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +45,10 @@ fmt: ## format Rust and protobuf sources in place
 
 proto: ## regenerate the checked-in code from proto/
 	KEYFERRY_REGENERATE=1 cargo test -p keyferry-proto
+
+stubs: ## clients' code in Go, Java, Python and TypeScript, into gen/
+	@tools/install $(STUB_TOOLS)
+	tools/stubs
 
 fmt-check: ## is the Rust formatted?
 	cargo fmt --all --check

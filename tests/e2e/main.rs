@@ -25,6 +25,7 @@ mod identity_doubles;
 mod issuer;
 mod issuers;
 mod key_vault;
+mod languages;
 mod log;
 mod postgres;
 mod providers;

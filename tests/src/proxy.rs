@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -13,6 +14,7 @@ use tokio::task::JoinHandle;
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
+    server: Arc<AtomicU16>,
     mood: Arc<watch::Sender<Mood>>,
     listening: JoinHandle<()>,
 }
@@ -33,17 +35,24 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let mood = Arc::new(watch::Sender::new(Mood::Passing));
         let moods = Arc::clone(&mood);
+        let server = Arc::new(AtomicU16::new(port));
+        let servers = Arc::clone(&server);
         let listening = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(pass(client, port, moods.subscribe()));
+                connections.spawn(pass(client, servers.load(Ordering::Relaxed), moods.subscribe()));
             }
         });
-        Self { address, mood, listening }
+        Self { address, server, mood, listening }
     }
 
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Where connections lead from now on.
+    pub fn lead_to(&self, port: u16) {
+        self.server.store(port, Ordering::Relaxed);
     }
 
     /// For whoever changes it from elsewhere.
