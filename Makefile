@@ -6,11 +6,11 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 # Clippy and tests name the same packages, features and lock file, so that cargo builds the dependencies of both once.
 WORKSPACE := --workspace --locked --features keyferry-tests/etcd
 
-# What the tests call besides cargo: names from tools/versions.
-TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd $(STUB_TOOLS) grpc-go
-
 # What makes stubs in other languages.
 STUB_TOOLS := buf protoc-gen-go protoc-gen-go-grpc grpc-python grpc-typescript jdk grpc-java
+
+# What the tests call besides cargo: names from tools/versions.
+TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd $(STUB_TOOLS) grpc-go
 
 .DEFAULT_GOAL := help
 .PHONY: help dev sandbox test test-postgres check lint fmt proto stubs fmt-check clippy contract deny advisories
