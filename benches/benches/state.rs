@@ -65,7 +65,7 @@ fn rotation_log_observe(bencher: Bencher<'_, '_>) {
     let state = State::new(Arc::new(Embedded::open(&settings, "bench", Arc::new(SystemClock)).unwrap()));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let clock: SharedClock = Arc::new(SystemClock);
-    let log = Log::new(state, Arc::clone(&clock));
+    let log = Log::new(state, Arc::clone(&clock), 1_000);
     let secrets = Secrets::new(BTreeMap::new(), &CacheSettings::default(), &clock);
     runtime.spawn(log.clone().follow(secrets));
     runtime.block_on(log.reached());

@@ -216,7 +216,7 @@ impl Broker {
             stop: background.stop.child_token(),
         })
         .await?;
-        let rotation = rotation::Log::new(state.clone(), Arc::clone(&clock));
+        let rotation = rotation::Log::new(state.clone(), Arc::clone(&clock), config.limits.watch_backlog);
         background.spawn(rotation.clone().follow(secrets.clone()));
         rotation.reached().await;
         let mut sources = Sources::default();

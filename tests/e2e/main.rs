@@ -55,5 +55,6 @@ mod transport;
 mod visibility;
 mod watch;
 mod watch_faults;
+mod watch_lag;
 
 mod web;

@@ -30,35 +30,35 @@ use tonic::{Code, Status, Streaming};
 use crate::reload::eventually;
 use crate::status::{reason, refused};
 
-const EVERYTHING: &str = "stores/";
+pub(crate) const EVERYTHING: &str = "stores/";
 
-struct Watcher {
+pub(crate) struct Watcher {
     stream: Streaming<WatchRotationsResponse>,
     /// Where it would resume.
-    cursor: String,
+    pub(crate) cursor: String,
 }
 
-fn prefix(prefix: &str) -> WatchRotationsRequest {
+pub(crate) fn prefix(prefix: &str) -> WatchRotationsRequest {
     let filter = RotationFilter { prefixes: vec![prefix.to_owned()], ..RotationFilter::default() };
     WatchRotationsRequest { filter: Some(filter), ..WatchRotationsRequest::default() }
 }
 
-fn named(secrets: &[&str]) -> WatchRotationsRequest {
+pub(crate) fn named(secrets: &[&str]) -> WatchRotationsRequest {
     let names = secrets.iter().map(|secret| format!("stores/local/secrets/{secret}")).collect();
     let filter = RotationFilter { names, ..RotationFilter::default() };
     WatchRotationsRequest { filter: Some(filter), ..WatchRotationsRequest::default() }
 }
 
-async fn rotations(broker: &TestBroker, who: &Issued) -> RotationServiceClient<Channel> {
+pub(crate) async fn rotations(broker: &TestBroker, who: &Issued) -> RotationServiceClient<Channel> {
     RotationServiceClient::new(broker.channel(who).await)
 }
 
 impl Watcher {
-    async fn open(broker: &TestBroker, who: &Issued, request: WatchRotationsRequest) -> Result<Self, Status> {
+    pub(crate) async fn open(broker: &TestBroker, who: &Issued, request: WatchRotationsRequest) -> Result<Self, Status> {
         Self::open_with(&mut rotations(broker, who).await, request).await
     }
 
-    async fn open_with(
+    pub(crate) async fn open_with(
         client: &mut RotationServiceClient<Channel>,
         request: WatchRotationsRequest,
     ) -> Result<Self, Status> {
@@ -80,7 +80,7 @@ impl Watcher {
         self.try_next().await.unwrap()
     }
 
-    async fn past_bookmarks(&mut self) -> Response {
+    pub(crate) async fn past_bookmarks(&mut self) -> Response {
         loop {
             let told = self.next().await;
             if !matches!(told, Response::Bookmark(_)) {
@@ -90,7 +90,7 @@ impl Watcher {
     }
 
     /// All parts of a snapshot, by secret.
-    async fn snapshot(&mut self) -> Vec<RotationSnapshotEntry> {
+    pub(crate) async fn snapshot(&mut self) -> Vec<RotationSnapshotEntry> {
         let mut entries = Vec::new();
         loop {
             let before = self.cursor.clone();
@@ -111,7 +111,7 @@ impl Watcher {
         batch.events
     }
 
-    async fn event(&mut self) -> RotationEvent {
+    pub(crate) async fn event(&mut self) -> RotationEvent {
         let mut batch = self.batch().await;
         assert_eq!(batch.len(), 1, "{batch:?}");
         batch.remove(0)
@@ -123,14 +123,14 @@ impl Watcher {
         bookmark
     }
 
-    async fn resync(&mut self) -> RotationResyncReason {
+    pub(crate) async fn resync(&mut self) -> RotationResyncReason {
         let told = self.past_bookmarks().await;
         let Response::Resync(resync) = told else { panic!("{told:?} where a resync was due") };
         resync.reason()
     }
 
     /// How the stream ends, past bookmarks.
-    async fn end(&mut self) -> Status {
+    pub(crate) async fn end(&mut self) -> Status {
         loop {
             match self.try_next().await {
                 Ok(Response::Bookmark(_)) => {}
@@ -141,16 +141,16 @@ impl Watcher {
     }
 }
 
-fn secrets(entries: &[RotationSnapshotEntry]) -> Vec<&str> {
+pub(crate) fn secrets(entries: &[RotationSnapshotEntry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.secret.rsplit('/').next().unwrap()).collect()
 }
 
-fn version(secret: &str, number: u32) -> String {
+pub(crate) fn version(secret: &str, number: u32) -> String {
     format!("stores/local/secrets/{secret}/versions/{number}")
 }
 
 /// Adds a version, creating the secret. Where in the log that is.
-async fn change(broker: &TestBroker, secret: &str, payload: &[u8]) -> (i64, String) {
+pub(crate) async fn change(broker: &TestBroker, secret: &str, payload: &[u8]) -> (i64, String) {
     told(broker, broker.put(secret, payload, &[]).await).await
 }
 

@@ -63,6 +63,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Limits {
                 "20000",
                 "Watches open in the whole process; they hold no place of calls_in_flight. Further ones are refused at once.",
             ),
+            watch_backlog: s.with_default(
+                "watch_backlog",
+                count(16..=10_000_000),
+                "32768",
+                "Events kept in memory for those who watch, some hundred bytes each. Who reads so slowly that it falls behind them starts over, by a resync that says LAGGED.",
+            ),
             default_deadline: s.with_default(
                 "default_deadline",
                 duration("100ms", "10m"),

@@ -43,9 +43,9 @@ const TRIES: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Log {
-    /// Empty until somebody follows it ([`Log::follow`]).
-    pub fn new(state: State, clock: SharedClock) -> Self {
-        Self(Arc::new(Parts { state, clock, ring: RwLock::new(Ring::new()), head: watch::Sender::new(None) }))
+    /// Empty until somebody follows it ([`Log::follow`]). Keeps the last `backlog` events for its readers.
+    pub fn new(state: State, clock: SharedClock, backlog: usize) -> Self {
+        Self(Arc::new(Parts { state, clock, ring: RwLock::new(Ring::new(backlog)), head: watch::Sender::new(None) }))
     }
 
     /// Puts on record what somebody says of a secret, unless it is known. Returns once this replica serves by it.

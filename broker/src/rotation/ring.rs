@@ -32,6 +32,8 @@ pub enum Behind {
 
 #[derive(Debug)]
 pub(super) struct Ring {
+    /// Events, some hundred bytes each.
+    most: usize,
     epoch: Option<Epoch>,
     changes: VecDeque<Arc<Change>>,
     events: usize,
@@ -39,23 +41,20 @@ pub(super) struct Ring {
     floor: Revision,
 }
 
-/// Some hundred bytes each.
-const MOST_EVENTS: usize = 32_768;
-
 impl Ring {
-    pub(super) const fn new() -> Self {
-        Self { epoch: None, changes: VecDeque::new(), events: 0, floor: Revision::new(0) }
+    pub(super) const fn new(most: usize) -> Self {
+        Self { most, epoch: None, changes: VecDeque::new(), events: 0, floor: Revision::new(0) }
     }
 
     /// Whatever was here is of another history, or has a gap after it.
     pub(super) fn begin(&mut self, epoch: Epoch, floor: Revision) {
-        *self = Self { epoch: Some(epoch), floor, ..Self::new() };
+        *self = Self { epoch: Some(epoch), floor, ..Self::new(self.most) };
     }
 
     pub(super) fn push(&mut self, change: Change) {
         self.events += change.events.len();
         self.changes.push_back(Arc::new(change));
-        while self.events > MOST_EVENTS
+        while self.events > self.most
             && let Some(oldest) = self.changes.pop_front()
         {
             self.events -= oldest.events.len();

@@ -49,6 +49,8 @@ pub struct Limits {
     pub calls_in_flight: usize,
     /// Open streams in the whole process, beside the calls under way.
     pub streams: usize,
+    /// Events kept for those who watch, each at its own pace.
+    pub watch_backlog: usize,
     pub default_deadline: Duration,
     pub maximum_deadline: Duration,
     pub keepalive_interval: Duration,

@@ -50,7 +50,7 @@ impl Replica {
     async fn on(store: Arc<dyn Store>) -> Self {
         let clock: SharedClock = Arc::new(SystemClock);
         let secrets = Secrets::new(BTreeMap::new(), &CacheSettings::default(), &clock);
-        let log = Log::new(State::new(store), clock);
+        let log = Log::new(State::new(store), clock, 1_000);
         let following = tokio::spawn(log.clone().follow(secrets.clone()));
         log.reached().await;
         Self { log, secrets, following }

@@ -182,6 +182,7 @@ pub(in crate::transport) fn limits() -> Limits {
         request_timeout: Duration::from_secs(30),
         calls_in_flight: 1000,
         streams: 1000,
+        watch_backlog: 1000,
         default_deadline: Duration::from_secs(30),
         maximum_deadline: Duration::from_secs(60),
         keepalive_interval: Duration::from_secs(30),
