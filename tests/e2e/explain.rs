@@ -221,21 +221,7 @@ async fn an_examined_token_is_told_what_was_expected_of_it() {
 fn the_commands_explain_and_whoami_say_it_in_text_and_by_their_exit_code() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (broker, _) = runtime.block_on(broker());
-    broker.client.write(broker.path(), "client");
-    let run = |more: &[&str]| {
-        std::process::Command::new(keyferry_tests::process::keyferry())
-            .args(more)
-            .env("KEYFERRY_SERVER", format!("https://127.0.0.1:{}", broker.broker.grpc_address().port()))
-            .env("KEYFERRY_CA", broker.path().join("ca.pem"))
-            .env("KEYFERRY_CERT", broker.path().join("client.pem"))
-            .env("KEYFERRY_KEY", broker.path().join("client.key"))
-            .output()
-            .map(|output| {
-                let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
-                (output.status.code().unwrap(), text)
-            })
-            .unwrap()
-    };
+    let run = |arguments: &[&str]| broker.command(&broker.client, arguments);
     let explain = |secret: &str| {
         run(&["explain", "--action", "GetSecret", "--resource", &format!("stores/local/secrets/{secret}")])
     };

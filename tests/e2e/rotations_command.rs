@@ -5,7 +5,6 @@ use std::sync::Arc;
 use keyferry_broker::clock::SystemClock;
 use keyferry_proto::v1::rotation_service_client::RotationServiceClient;
 use keyferry_tests::broker::TestBroker;
-use keyferry_tests::pki::Issued;
 use serde_json::{Value, json};
 
 use crate::rotation_subscribers::{acknowledge, watch};
@@ -35,20 +34,7 @@ fn the_commands_rotate_follow_show_cancel_and_retire_and_tell_who_runs_what() {
     for secret in ["slow", "quick"] {
         runtime.block_on(broker.put(secret, b"old", &[]));
     }
-    let run = |who: &Issued, arguments: &[&str]| {
-        who.write(broker.path(), "caller");
-        let output = std::process::Command::new(keyferry_tests::process::keyferry())
-            .args(arguments)
-            .env("KEYFERRY_SERVER", format!("https://127.0.0.1:{}", broker.broker.grpc_address().port()))
-            .env("KEYFERRY_CA", broker.path().join("ca.pem"))
-            .env("KEYFERRY_CERT", broker.path().join("caller.pem"))
-            .env("KEYFERRY_KEY", broker.path().join("caller.key"))
-            .output()
-            .unwrap();
-        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
-        (output.status.code().unwrap(), text)
-    };
-    let operator = |arguments: &[&str]| run(&broker.operator, arguments);
+    let operator = |arguments: &[&str]| broker.command(&broker.operator, arguments);
     let done = |arguments: &[&str]| {
         let (code, text) = operator(arguments);
         assert_eq!(code, 0, "{arguments:?}: {text}");
@@ -100,7 +86,7 @@ fn the_commands_rotate_follow_show_cancel_and_retire_and_tell_who_runs_what() {
     assert_eq!((&states[0], states.last().unwrap()), (&json!("planned"), &json!("retired")), "{lines}");
 
     for denied in [["rotate", QUICK].as_slice(), &["rotations", "show", name], &["subscribers", "--secret", SLOW]] {
-        let (code, text) = run(&broker.client, denied);
+        let (code, text) = broker.command(&broker.client, denied);
         let tells = text.contains("the broker refused") || text == "none\n";
         assert!(tells && !text.contains("gateway") && (code == 1 || denied[0] == "subscribers"), "{code} {text}");
     }

@@ -94,6 +94,21 @@ impl TestBroker {
         TokenServiceClient::new(self.channel(who).await)
     }
 
+    /// Runs `keyferry` as somebody: its exit code, and what it said. Blocks.
+    pub fn command(&self, who: &Issued, arguments: &[&str]) -> (i32, String) {
+        who.write(self.path(), "caller");
+        let output = std::process::Command::new(crate::process::keyferry())
+            .args(arguments)
+            .env("KEYFERRY_SERVER", format!("https://127.0.0.1:{}", self.broker.grpc_address().port()))
+            .env("KEYFERRY_CA", self.path().join("ca.pem"))
+            .env("KEYFERRY_CERT", self.path().join("caller.pem"))
+            .env("KEYFERRY_KEY", self.path().join("caller.key"))
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        (output.status.code().unwrap(), text)
+    }
+
     /// Adds a version as the operator, creating the secret.
     pub async fn put(&self, secret: &str, payload: &[u8], labels: &[(&str, &str)]) -> AddSecretVersionResponse {
         let request = AddSecretVersionRequest {
