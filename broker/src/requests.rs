@@ -138,6 +138,42 @@ pub fn under_way() -> Failure {
     Failure::new(Reason::Conflict, message).retry_after(Duration::from_secs(1))
 }
 
+/// What a repeat hears while nobody knows how the first ended. Whoever asks again waits as long as that has taken so far,
+/// and after `until` it is carried out anew.
+pub fn unheard_of(since: Duration, until: Duration) -> Failure {
+    let rest = until.saturating_sub(since);
+    let wait = since.max(Duration::from_secs(1)).min(rest);
+    let message = format!(
+        "another call with this request_id is under way, or was cut off; repeat it in {} s to hear how it ended, and after {} s \
+         it is carried out anew",
+        seconds(wait),
+        seconds(rest)
+    );
+    Failure::new(Reason::Conflict, message).retry_after(wait)
+}
+
+fn seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
 fn no_key(error: KeyError) -> Failure {
     Failure::new(Reason::Internal, "a request has no key in the state; report this").caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Detail;
+
+    #[test]
+    fn a_repeat_waits_as_long_as_the_first_has_taken_and_no_longer_than_it_must() {
+        let until = Duration::from_secs(60);
+        for (since, wait, rest) in [(0, 1, 60), (20, 20, 40), (50, 10, 10), (59, 1, 1)] {
+            let failure = unheard_of(Duration::from_secs(since), until);
+            assert!(matches!(failure.detail(), Detail::RetryAfter(after) if after.as_secs() == wait), "{failure:?}");
+            for told in [format!("repeat it in {wait} s"), format!("after {rest} s it is carried out anew")] {
+                assert!(failure.message().contains(&told), "{failure:?}");
+            }
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::admission::Permit;
 use crate::clock::SharedClock;
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, VersionId};
-use crate::requests::{Remembered, RequestId, under_way};
+use crate::requests::{Remembered, RequestId, under_way, unheard_of};
 use crate::secrets::{Labels, SecretBytes, Secrets, Switched, VersionInfo, permitted_secret, was_not_made};
 use crate::state::{Epoch, Outcome, Position, Revision, State, StateError, Txn};
 
@@ -95,8 +95,9 @@ impl Changes {
                     parts.answer(&remembered, &changed).await;
                     return Ok(changed);
                 }
-                if parts.clock.now().since(begun) < PATIENCE {
-                    return Err(under_way());
+                let since = parts.clock.now().since(begun);
+                if since < PATIENCE {
+                    return Err(unheard_of(since, PATIENCE));
                 }
             }
             let begin = remembered.write(Txn::new(), None, parts.clock.now());
