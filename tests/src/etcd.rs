@@ -118,6 +118,27 @@ impl EtcdCluster {
         let Member { command, process } = &mut self.members[member];
         *process = Some(command.spawn().expect("the suite needs etcd: tools/install etcd"));
     }
+
+    /// What the only member has on disk, which is down for that moment.
+    pub fn back_up(&mut self) -> TempDir {
+        let backup = TempDir::new().unwrap();
+        self.kill(0);
+        copy(&self.directory.path().join("m0"), backup.path());
+        self.resume(0);
+        backup
+    }
+
+    /// Whatever was written since is gone.
+    pub fn restore(&mut self, backup: &TempDir) {
+        self.kill(0);
+        fs::remove_dir_all(self.directory.path().join("m0")).unwrap();
+        copy(&backup.path().join("m0"), self.directory.path());
+        self.resume(0);
+    }
+}
+
+fn copy(from: &Path, into: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, into]).status().unwrap().success());
 }
 
 impl Drop for EtcdCluster {

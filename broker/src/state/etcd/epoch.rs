@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use etcd_client::{Compare, CompareOp, ResponseHeader, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, GetResponse, ResponseHeader, Txn, TxnOp, TxnOpResponse};
 
 use super::cluster::Cluster;
 use super::revision;
@@ -81,6 +81,23 @@ impl EpochKey {
         }
         self.newest.store(found, Ordering::Relaxed);
         Err(self.replaced())
+    }
+
+    /// Fails where the history may be another one than was known, and learns which it is.
+    pub(super) async fn confirm(&self, cluster: &Cluster) -> Result<(), StateError> {
+        if let Some(known) = self.get() {
+            let asked = cluster.ask(|client| {
+                let name = self.name.clone();
+                async move { client.kv_client().get(name, None).await }
+            });
+            let answer = self.same_history(cluster, asked, GetResponse::header).await?;
+            if answer.kvs().first().is_some_and(|found| found.mod_revision() == known.modified) {
+                return Ok(());
+            }
+        }
+        let replaced = self.replaced();
+        self.look(cluster).await?;
+        Err(replaced)
     }
 
     /// The next transaction learns the epoch anew.

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::cluster::Cluster;
+use super::epoch::EpochKey;
 use super::layout::Layout;
 use super::{number, revision};
 use crate::state::failure::StateError;
@@ -23,6 +24,7 @@ const BEGINNING: Duration = Duration::from_secs(3);
 pub(super) struct EtcdWatch {
     cluster: Arc<Cluster>,
     layout: Arc<Layout>,
+    epoch: Arc<EpochKey>,
     prefix: Prefix,
     /// The first revision that has not been heard.
     next: Revision,
@@ -31,10 +33,16 @@ pub(super) struct EtcdWatch {
 }
 
 impl EtcdWatch {
-    pub(super) fn new(cluster: Arc<Cluster>, layout: Arc<Layout>, prefix: Prefix, from: Revision) -> Self {
+    pub(super) fn new(
+        cluster: Arc<Cluster>,
+        layout: Arc<Layout>,
+        epoch: Arc<EpochKey>,
+        prefix: Prefix,
+        from: Revision,
+    ) -> Self {
         // Zero would mean "from now on", and there is no such revision.
         let next = from.max(Revision::new(1));
-        Self { cluster, layout, prefix, next, stream: None, heard: VecDeque::new() }
+        Self { cluster, layout, epoch, prefix, next, stream: None, heard: VecDeque::new() }
     }
 
     /// The stream, or a new one from another member where it broke.
@@ -45,6 +53,9 @@ impl EtcdWatch {
                 let mut watches = client.watch_client();
                 let begun = timeout(BEGINNING, watches.watch(self.layout.records(), Some(options.clone()))).await;
                 if let Ok(Ok(stream)) = begun {
+                    // While nobody followed, a backup may have been restored and written on, even to beyond where this
+                    // watch begins: its revisions are not those that follow what was heard.
+                    self.epoch.confirm(&self.cluster).await?;
                     self.stream = Some(stream);
                     break;
                 }

@@ -203,7 +203,13 @@ impl Store for Etcd {
     }
 
     fn watch(&self, prefix: Prefix, from: Revision) -> Watch {
-        Watch::new(EtcdWatch::new(Arc::clone(&self.cluster), Arc::clone(&self.layout), prefix, from))
+        Watch::new(EtcdWatch::new(
+            Arc::clone(&self.cluster),
+            Arc::clone(&self.layout),
+            Arc::clone(&self.epoch),
+            prefix,
+            from,
+        ))
     }
 
     fn leadership(&self) -> Leadership {
