@@ -39,7 +39,7 @@ use crate::providers::credential::Broken;
 use crate::report;
 use crate::requests;
 use crate::rotation::engine::{self, Engine};
-use crate::rotation::subscribers::Subscribers;
+use crate::rotation::subscribers::{self, Subscribers};
 use crate::rotation::watch::{Sight, Watches};
 use crate::rotation::{self, Changes};
 use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Rotating, RotationRpc, Router, SecretRpc, TokenRpc};
@@ -231,12 +231,13 @@ impl Broker {
         let mut routes = sources.open(config.events, &Room::new(config.limits.request_timeout), &around).await?;
         sources.poll(&secrets, &state.leadership(), &around);
         let drain = Drain::new();
-        let subscribers = Subscribers::start(
-            state.clone(),
-            config.node.name.clone(),
-            Arc::clone(&clock),
-            background.stop.child_token(),
-        )?;
+        let subscribers = Subscribers::start(subscribers::Opening {
+            state: state.clone(),
+            node: config.node.name.clone(),
+            rotated: config.rotations.values().flat_map(|rotation| rotation.targets.iter().cloned()).collect(),
+            clock: Arc::clone(&clock),
+            stop: background.stop.child_token(),
+        })?;
         let sight = Sight { gate: Arc::clone(&gate), secrets: secrets.clone(), clock: Arc::clone(&clock) };
         let watches = Watches::new(rotation.clone(), sight, subscribers.clone(), drain.token(), streams_per_caller);
         let engine = Engine::start(engine::Opening {

@@ -1,5 +1,7 @@
 //! Those who run a secret hold its old version, until they say that they have the new one or the deadline passes.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,7 +58,7 @@ async fn held() -> (World, Client, Streaming<WatchRotationsResponse>, Rotation) 
     acknowledge(&mut client, &format!("{FIRST}/versions/1"), "").await;
     let name = rotate(&mut client, FIRST).await.unwrap().name;
     let rotation = world.comes_to(&name, RotationState::Retiring).await;
-    assert_eq!((rotation.acknowledged_count, rotation.pending_count), (0, 2));
+    assert_eq!((rotation.acknowledged_count, rotation.pending_count), (0, 1), "a subscriber of both is one");
     acknowledge(&mut client, &rotation.targets[1].version, "").await;
     (world, client, stream, rotation)
 }
@@ -66,7 +68,7 @@ async fn the_old_version_retires_early_once_its_last_holder_runs_the_new_one() {
     let (world, mut client, _stream, rotation) = held().await;
     acknowledge(&mut client, &rotation.targets[0].version, "").await;
     let told = get(&mut client, &rotation.name).await;
-    assert_eq!((told.acknowledged_count, told.pending_count), (2, 0));
+    assert_eq!((told.acknowledged_count, told.pending_count), (1, 0));
     world.clock.advance(Duration::from_secs(61));
     assert!(was_early(&world.comes_to(&rotation.name, RotationState::Retired).await));
 }
@@ -78,7 +80,7 @@ async fn whoever_runs_a_newer_version_than_the_rotation_s_holds_nothing_back() {
     let newer = add(&mut secrets, FIRST, b"newer").await;
     acknowledge(&mut client, &newer, "").await;
     let told = get(&mut client, &rotation.name).await;
-    assert_eq!((told.acknowledged_count, told.pending_count), (2, 0));
+    assert_eq!((told.acknowledged_count, told.pending_count), (1, 0));
     world.clock.advance(Duration::from_secs(61));
     assert!(was_early(&world.comes_to(&rotation.name, RotationState::Retired).await));
     assert_eq!(enabled(&mut secrets, FIRST).await.len(), 2, "the rotation's own and the newer one");
@@ -91,9 +93,48 @@ async fn the_old_version_stays_until_the_deadline_for_whoever_says_nothing_or_re
     // The rotation is looked at because of it.
     acknowledge(&mut client, &rotation.targets[0].version, "no room for it").await;
     let told = get(&mut client, &rotation.name).await;
-    assert_eq!((told.acknowledged_count, told.pending_count), (1, 1));
+    assert_eq!((told.acknowledged_count, told.pending_count), (0, 1));
     world.clock.advance(Duration::from_secs(1801));
     assert!(!was_early(&world.comes_to(&rotation.name, RotationState::Retired).await));
+}
+
+/// For a caller `watcher`, who may watch and do as much more as is said.
+fn let_watch(directory: &Path, more: &str) {
+    let policy = format!(
+        r#"permit (principal, action in [Keyferry::Action::"WatchRotations"{more}], resource)
+        when {{ principal has certificate && principal.certificate has spiffe && principal.certificate.spiffe.path == "/watcher" }};"#
+    );
+    fs::write(directory.join("policy/watcher.cedar"), policy).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_may_not_read_a_secret_holds_nothing_back_by_watching_it() {
+    let (world, mut client, _) = with_api_key("").await;
+    let _stream = watch(&mut client, &[FIRST, SECOND_TARGET]).await;
+    let watcher = world.broker.ca.client("watcher");
+    let mut watching = RotationServiceClient::new(world.broker.channel(&watcher).await);
+    let_watch(world.broker.path(), "");
+    eventually("the policy is in force", async || world.broker.broker.parts().gate.policies().current().len() == 3)
+        .await;
+    let _watched = watch(&mut watching, &[FIRST, SECOND_TARGET]).await;
+    acknowledge(&mut watching, &format!("{FIRST}/versions/1"), "").await;
+
+    let name = rotate(&mut client, FIRST).await.unwrap().name;
+    let rotation = world.comes_to(&name, RotationState::Retiring).await;
+    assert_eq!((rotation.acknowledged_count, rotation.pending_count), (0, 1));
+    let waits_for = async |count| get(&mut client.clone(), &name).await.pending_count == count;
+    let_watch(world.broker.path(), r#", Keyferry::Action::"GetSecret""#);
+    eventually("it may read, so it counts", async || waits_for(2).await).await;
+    let_watch(world.broker.path(), "");
+    eventually("it may not any more", async || waits_for(1).await).await;
+
+    for target in &rotation.targets {
+        acknowledge(&mut client, &target.version, "").await;
+    }
+    let told = get(&mut client, &name).await;
+    assert_eq!((told.acknowledged_count, told.pending_count), (1, 0));
+    world.clock.advance(Duration::from_secs(61));
+    assert!(was_early(&world.comes_to(&name, RotationState::Retired).await));
 }
 
 const SHARED: &str = "stores/google/secrets/shared";
@@ -117,13 +158,18 @@ async fn a_rotation_asked_of_one_replica_reaches_subscribers_of_the_other_and_en
         let (directory, node) = (TempDir::new().unwrap(), format!("[node]\nname = \"{node}\"\n"));
         let (state, store) = (etcd.configuration(), on_google(&google, &metadata));
         prepare(directory.path(), &ca, &format!("{state}{node}{store}{ROTATION}"));
+        let_watch(directory.path(), "");
         TestBroker::start_in(directory, ca.clone(), Arc::new(SystemClock)).await
     };
     let brokers = [broker("one").await, broker("two").await];
+    let watcher = ca.client("watcher");
     // Only one of them leads.
     for (asked, watched) in [(0, 1), (1, 0)] {
-        let client = async |at: usize| RotationServiceClient::new(brokers[at].channel(&brokers[at].operator).await);
-        let (mut asked, mut watched) = (client(asked).await, client(watched).await);
+        let client = async |at: usize, who| RotationServiceClient::new(brokers[at].channel(who).await);
+        // Says nothing, and would hold the old version back if it might read it.
+        let _silent = watch(&mut client(watched, &watcher).await, &[SHARED]).await;
+        let (mut asked, mut watched) =
+            (client(asked, &brokers[asked].operator).await, client(watched, &brokers[watched].operator).await);
         let mut stream = watch(&mut watched, &[SHARED]).await;
         eventually("it starts", async || rotate(&mut asked.clone(), SHARED).await.is_ok()).await;
         let name = list(&mut asked).await.remove(0).name;

@@ -19,6 +19,7 @@ mod timetable;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -30,7 +31,7 @@ pub use self::calls::{Order, check_retirable};
 pub use self::record::{Rotation, Stage, Step, StrategyKind, Target, Trouble};
 pub(crate) use self::timetable::Timetable;
 use super::Log;
-use super::holders::{Holders, Tally};
+use super::holders::{Holders, Release, Tally};
 use super::settings::RotationSettings;
 use super::strategies::postgres::Logins;
 use crate::clock::SharedClock;
@@ -160,21 +161,20 @@ impl Inner {
     }
 
     /// Of each target that has its version.
-    async fn tallies(&self, rotation: &Rotation) -> Result<Vec<Tally>, Failure> {
-        let mut tallies = Vec::with_capacity(rotation.targets.len());
+    async fn releases(&self, rotation: &Rotation) -> Result<Vec<Release>, Failure> {
+        let mut releases = Vec::with_capacity(rotation.targets.len());
         for target in &rotation.targets {
             let Some(version) = &target.version else { continue };
-            let mut tally = self.holders.tally(&target.secret, &[version]);
+            let mut release = Release { secret: target.secret.clone(), versions: vec![version.to_string()] };
             // What seems behind may be ahead, which only the log can tell.
-            if tally.pending > 0
+            if self.holders.tally(slice::from_ref(&release)).pending > 0
                 && let Some(standing) = self.log.standing(&target.secret).await?
             {
-                let versions: Vec<_> = standing.record.since(version).collect();
-                tally = self.holders.tally(&target.secret, &versions);
+                release.versions = standing.record.since(version).map(str::to_owned).collect();
             }
-            tallies.push(tally);
+            releases.push(release);
         }
-        Ok(tallies)
+        Ok(releases)
     }
 
     async fn tally(&self, rotation: &Rotation) -> Result<Tally, Failure> {
@@ -182,11 +182,7 @@ impl Inner {
         if !matches!(rotation.stage(), Stage::Current | Stage::Retiring) {
             return Ok(Tally::default());
         }
-        let tallies = self.tallies(rotation).await?.into_iter();
-        Ok(tallies.fold(Tally::default(), |sum, next| Tally {
-            acknowledged: sum.acknowledged + next.acknowledged,
-            pending: sum.pending + next.pending,
-        }))
+        Ok(self.holders.tally(&self.releases(rotation).await?))
     }
 
     fn plan_of(&self, secret: &SecretName) -> Result<(&str, &RotationSettings), Failure> {

@@ -1,5 +1,6 @@
 //! What each stage does. Each can be done again after any failure.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,9 +191,10 @@ impl Attempt<'_> {
             return Ok(None);
         }
         let grace = self.engine.plans.get(&rotation.plan).map_or(Duration::ZERO, |plan| plan.subscriber_grace);
-        let tallies = self.engine.tallies(rotation).await?;
+        let releases = self.engine.releases(rotation).await?;
+        let mut tallies = releases.iter().map(|release| self.engine.holders.tally(slice::from_ref(release)));
         // Of those who never subscribed nobody knows what they run: each target needs somebody who did.
-        let all_have_let_go = tallies.iter().all(|tally| tally.pending == 0 && tally.acknowledged > 0);
+        let all_have_let_go = tallies.all(|tally| tally.pending == 0 && tally.acknowledged > 0);
         let wait = if all_have_let_go { rotation.reached().plus(grace).min(deadline) } else { deadline };
         Ok((wait > now).then_some(wait))
     }

@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::record::{Subscriber, SubscriberName};
-use crate::clock::Timestamp;
 use crate::digest::Digest;
 use crate::state::Revision;
 
@@ -81,21 +79,15 @@ impl Book {
         Some((Arc::clone(&caller.id), SubscriberName::parse(name).ok()?))
     }
 
-    /// Whoever of the caller's was gone for longest, once it has more than `most`.
-    pub(super) fn surplus(&self, caller: &Arc<str>, most: usize) -> Option<Held> {
-        let known = self.callers.get(&digest(caller))?;
-        if known.subscribers < most {
-            return None;
-        }
-        let of_caller = self.held.iter().filter(|((id, _), _)| id == caller).map(|(_, held)| held);
-        let gone = of_caller.filter(|held| held.subscriber.stream.is_none());
-        gone.min_by_key(|held| held.subscriber.last_seen).cloned()
+    /// How many names a caller has.
+    pub(super) fn names(&self, caller: &str) -> usize {
+        self.callers.get(&digest(caller)).map_or(0, |caller| caller.subscribers)
     }
 
-    /// Those whose last stream ended longer ago than `span`.
-    pub(super) fn gone_for(&self, span: Duration, now: Timestamp) -> Vec<Held> {
-        let gone = |held: &&Held| held.subscriber.stream.is_none() && now.since(held.subscriber.last_seen) > span;
-        self.held.values().filter(gone).cloned().collect()
+    pub(super) fn retain(&mut self, stays: impl Fn(&Place, Revision) -> bool) {
+        let gone: Vec<_> = self.held.iter().filter(|(place, held)| !stays(place, held.revision)).collect();
+        let gone: Vec<_> = gone.into_iter().map(|(place, held)| (place.clone(), held.revision)).collect();
+        gone.iter().for_each(|(place, revision)| self.remove(place, *revision));
     }
 }
 
@@ -107,6 +99,7 @@ pub(super) fn digest(caller: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
     use crate::rotation::watch::Filter;
 
     fn subscriber(caller: &str, name: &str, seen: u64) -> Subscriber {
@@ -143,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_names_the_one_that_was_gone_for_longest_makes_room() {
+    fn a_caller_s_names_are_counted_while_they_are_kept() {
         let mut book = Book::default();
-        for (name, seen) in [("x", 3), ("y", 1), ("z", 2)] {
-            book.put(subscriber("a", name, seen), Revision::new(1));
+        for name in ["x", "y", "z"] {
+            book.put(subscriber("a", name, 1), Revision::new(1));
         }
-        assert!(book.surplus(&"a".into(), 4).is_none() && book.surplus(&"b".into(), 0).is_none());
-        assert_eq!(book.surplus(&"a".into(), 3).unwrap().subscriber.name.as_str(), "y");
-        assert_eq!(book.gone_for(Duration::from_secs(1), Timestamp::from_secs(4)).len(), 2);
+        assert_eq!((book.names("a"), book.names("b")), (3, 0));
+        book.retain(|(_, name), _| name.as_str() == "y");
+        assert_eq!((names(&book, None), book.names("a")), (vec!["a/y".to_owned()], 1));
     }
 }

@@ -1,6 +1,6 @@
 //! A subscriber, as it is kept in the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,10 @@ pub struct Subscriber {
     /// The last that it was sent, when this was written.
     pub revision: u64,
     pub runs: BTreeMap<SecretName, Runs>,
+    /// Of the secrets that are rotated, those that it holds no version of though its filter takes them in: it may not
+    /// read them, or asks for other labels.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub excused: BTreeSet<SecretName>,
 }
 
 /// What a caller tells its subscribers apart by.
@@ -85,7 +89,8 @@ impl Record for Subscriber {
 impl Subscriber {
     /// Somebody who was not heard of before.
     pub(super) fn new(caller: Arc<str>, name: SubscriberName, filter: Filter, now: Timestamp) -> Self {
-        Self { caller, name, way: Way::Watch, filter, stream: None, last_seen: now, revision: 0, runs: BTreeMap::new() }
+        let (runs, excused) = (BTreeMap::new(), BTreeSet::new());
+        Self { caller, name, way: Way::Watch, filter, stream: None, last_seen: now, revision: 0, runs, excused }
     }
 
     pub fn is_streamed_as(&self, session: Session) -> bool {
