@@ -56,5 +56,7 @@ mod visibility;
 mod watch;
 mod watch_faults;
 mod watch_lag;
+#[cfg(feature = "etcd")]
+mod watch_restored;
 
 mod web;

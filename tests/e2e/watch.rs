@@ -13,7 +13,7 @@ use keyferry_broker::state::Revision;
 use keyferry_proto::v1::rotation_service_client::RotationServiceClient;
 use keyferry_proto::v1::watch_rotations_response::Response;
 use keyferry_proto::v1::{
-    AcknowledgeRotationRequest, AddSecretVersionRequest, AddSecretVersionResponse, GetSecretRequest,
+    AcknowledgeRotationRequest, AddSecretVersionRequest, AddSecretVersionResponse, GetSecretRequest, GetStatusRequest,
     ListSubscribersRequest, RotationBookmark, RotationEvent, RotationEventKind, RotationFilter, RotationResyncReason,
     RotationSnapshotEntry, Subscriber, WatchRotationsRequest, WatchRotationsResponse,
 };
@@ -54,7 +54,11 @@ pub(crate) async fn rotations(broker: &TestBroker, who: &Issued) -> RotationServ
 }
 
 impl Watcher {
-    pub(crate) async fn open(broker: &TestBroker, who: &Issued, request: WatchRotationsRequest) -> Result<Self, Status> {
+    pub(crate) async fn open(
+        broker: &TestBroker,
+        who: &Issued,
+        request: WatchRotationsRequest,
+    ) -> Result<Self, Status> {
         Self::open_with(&mut rotations(broker, who).await, request).await
     }
 
@@ -341,6 +345,34 @@ async fn a_change_of_policy_starts_over_and_ends_a_watch_of_what_is_now_denied()
 }
 
 #[tokio::test]
+async fn a_change_of_policy_that_shows_a_caller_nothing_else_goes_unnoticed() {
+    let broker = TestBroker::start().await;
+    for secret in ["a", "b"] {
+        change(&broker, secret, b"one").await;
+    }
+    let requests = [prefix(EVERYTHING), named(&["a"])];
+    let mut watches = Vec::new();
+    for request in requests.clone() {
+        let mut watch = Watcher::open(&broker, &broker.client, request).await.unwrap();
+        watch.snapshot().await;
+        watches.push(watch);
+    }
+    let others = r#"permit (principal, action, resource) when { principal has certificate && principal.certificate has spiffe && principal.certificate.spiffe.path == "/other" };"#;
+    fs::write(broker.path().join("policy/other.cedar"), others).unwrap();
+    eventually("it is in force", async || broker.broker.parts().gate.policies().current().len() == 3).await;
+    change(&broker, "a", b"two").await;
+    for watch in &mut watches {
+        assert_eq!(watch.event().await.version, version("a", 2), "and nothing before it");
+    }
+    change(&broker, "a", b"three").await;
+    for (watch, request) in watches.into_iter().zip(requests) {
+        let request = WatchRotationsRequest { cursor: watch.cursor, ..request };
+        let mut resumed = Watcher::open(&broker, &broker.client, request).await.unwrap();
+        assert_eq!(resumed.event().await.version, version("a", 3), "its cursor is of the new policies");
+    }
+}
+
+#[tokio::test]
 async fn labels_decide_what_a_watch_by_labels_is_told() {
     let broker = TestBroker::start().await;
     for (secret, team) in [("mine", "pay"), ("theirs", "ship")] {
@@ -504,6 +536,10 @@ async fn operators_see_who_runs_which_version_before_and_after_a_restart() {
         (&*version("db", 1), &*version("db", 2))
     );
     assert!(listed.versions[0].lag.is_some() && listed.versions[0].rejection.is_empty());
+
+    let status = broker.operations(&broker.operator).await.get_status(GetStatusRequest {}).await.unwrap();
+    let counts = status.into_inner().status.unwrap().rotations.unwrap();
+    assert_eq!((counts.subscriber_count, counts.lagging_count), (1, 0));
 
     let refused_it = acknowledge(&broker, &broker.client, &[version("db", 2)], "no room for it").await.unwrap();
     assert_eq!(

@@ -114,8 +114,19 @@ impl Gate {
 
     /// Whether policy would allow it, for leaving things out of a list. Not a permit, and nothing is counted.
     pub fn allows(&self, caller: &Caller, action: Action, resource: &Resource, circumstances: Circumstances) -> bool {
-        let policies = self.policies.current();
-        self.decisions.decide(&policies, caller, action, resource, circumstances)
+        self.allows_by(&self.policies.current(), caller, action, resource, circumstances)
+    }
+
+    /// The same by policies that may be in force no more.
+    pub fn allows_by(
+        &self,
+        policies: &Policies,
+        caller: &Caller,
+        action: Action,
+        resource: &Resource,
+        circumstances: Circumstances,
+    ) -> bool {
+        self.decisions.decide(policies, caller, action, resource, circumstances)
     }
 }
 

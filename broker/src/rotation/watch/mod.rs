@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::cursor::{Cursor, Mark};
 pub use self::filter::{Filter, FilterError};
 pub use self::message::{Bookmark, Entry, Message, Part, Told, Why};
-use self::snapshot::{Snapshot, state_out};
+use self::snapshot::{Records, Snapshot, state_out};
 pub use self::streams::Counts;
 use self::streams::Streams;
 pub use self::subscription::Subscription;
@@ -32,7 +32,7 @@ pub struct Watches(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    log: Log,
+    records: Records,
     sight: Sight,
     subscribers: Subscribers,
     drain: CancellationToken,
@@ -54,8 +54,8 @@ pub struct Wish {
 
 impl Watches {
     pub fn new(log: Log, sight: Sight, subscribers: Subscribers, drain: CancellationToken, most: usize) -> Self {
-        let (streams, counts) = (Streams::new(most), Arc::default());
-        Self(Arc::new(Inner { log, sight, subscribers, drain, streams, counts }))
+        let (streams, counts, records) = (Streams::new(most), Arc::default(), Records::new(log));
+        Self(Arc::new(Inner { records, sight, subscribers, drain, streams, counts }))
     }
 
     pub fn sight(&self) -> &Sight {
@@ -63,7 +63,7 @@ impl Watches {
     }
 
     pub fn log(&self) -> &Log {
-        &self.0.log
+        &self.0.records.log
     }
 
     pub fn subscribers(&self) -> &Subscribers {
@@ -81,7 +81,7 @@ impl Watches {
         viewer.check_names().await?;
         // Once: a change while the stream is put on record is one that it has to tell.
         let policies = viewer.policies();
-        let phase = self.begin(&cursor, policies).await?;
+        let phase = self.begin(&cursor, policies.hash().into()).await?;
         let place = self.0.streams.enter(viewer.caller())?;
         let membership = match subscriber {
             Some(name) => Some(self.0.subscribers.join(Arc::clone(&viewer), name).await?),
@@ -90,7 +90,7 @@ impl Watches {
         Ok(Subscription::new(Opened {
             viewer,
             policies,
-            log: self.0.log.clone(),
+            records: self.0.records.clone(),
             drain: self.0.drain.clone(),
             membership,
             window,
@@ -107,7 +107,7 @@ impl Watches {
         let cursor = Cursor::decode(cursor).ok_or_else(|| {
             bad_cursor("is not one that a broker gave; watch without it, which begins with a snapshot")
         })?;
-        let head = self.0.log.head().ok_or_else(state_out)?;
+        let head = self.0.records.log.head().ok_or_else(state_out)?;
         if cursor.epoch != Mark::of(&head.epoch.to_string()) {
             return Ok(Phase::Resync(Why::EpochChanged));
         }
@@ -120,7 +120,7 @@ impl Watches {
             return Ok(Phase::Resync(Why::PolicyChanged));
         }
         let position = Position { epoch: head.epoch, revision: cursor.revision };
-        Ok(match self.0.log.after(position, 1) {
+        Ok(match self.0.records.log.after(position, 1) {
             Ok(_) => Phase::Live(position),
             Err(Behind::Compacted) => Phase::Resync(Why::Compacted),
             Err(Behind::EpochChanged) => Phase::Resync(Why::EpochChanged),

@@ -17,13 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::cursor::{Cursor, Mark};
 use super::message::{Bookmark, Message, Part, Told, Why};
-use super::snapshot::Snapshot;
+use super::snapshot::{Records, Snapshot};
 use super::streams::{Counts, Place};
 use super::viewer::Viewer;
+use crate::admission::Policies;
 use crate::error::{Failure, Reason};
 use crate::names::SecretName;
 use crate::rotation::subscribers::Membership;
-use crate::rotation::{Behind, Change, EventKind, Log, Position};
+use crate::rotation::{Behind, Change, EventKind, Position};
 
 /// How often a stream looks at what nobody tells it of: policies, its credential, a store that was out.
 const TICK: Duration = Duration::from_secs(5);
@@ -43,8 +44,8 @@ const BATCH: usize = 500;
 pub(super) struct Opened {
     pub(super) viewer: Arc<Viewer>,
     /// By which it was opened.
-    pub(super) policies: Mark,
-    pub(super) log: Log,
+    pub(super) policies: Arc<Policies>,
+    pub(super) records: Records,
     pub(super) drain: CancellationToken,
     pub(super) membership: Option<Membership>,
     pub(super) window: Duration,
@@ -58,7 +59,7 @@ pub struct Subscription {
     opened: Opened,
     head: watch::Receiver<Option<Position>>,
     /// By which the caller sees what it sees.
-    policies: Mark,
+    policies: Arc<Policies>,
     tick: Option<Pin<Box<Sleep>>>,
     silent_ticks: u32,
     /// An event has happened and what follows is gathered.
@@ -67,6 +68,8 @@ pub struct Subscription {
     told_of_drain: bool,
     /// It could not be found out whether the caller may see this one, so places after it are not told.
     undecided: Option<SecretName>,
+    /// What its record has yet to say.
+    unrecorded: Unrecorded,
     /// Where labels decide: hashes of the names of those that the caller knows of. Absent: not known.
     shown: Option<HashSet<u64, FixedState>>,
 }
@@ -78,13 +81,22 @@ pub(super) enum Phase {
     Live(Position),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Unrecorded {
+    Nothing,
+    /// What the caller may read may have changed.
+    Rights,
+    /// It may be on the record of another history only.
+    Stream,
+}
+
 impl Subscription {
     pub(super) fn new(opened: Opened) -> Self {
         let begins = matches!(opened.phase, Phase::Snapshot(_)) && opened.viewer.needs_labels();
         Self {
             shown: begins.then(HashSet::default),
-            head: opened.log.watcher(),
-            policies: opened.policies,
+            head: opened.records.log.watcher(),
+            policies: Arc::clone(&opened.policies),
             opened,
             tick: None,
             silent_ticks: 0,
@@ -92,6 +104,7 @@ impl Subscription {
             warned: false,
             told_of_drain: false,
             undecided: None,
+            unrecorded: Unrecorded::Nothing,
         }
     }
 
@@ -103,6 +116,10 @@ impl Subscription {
             }
             let message = match self.opened.phase {
                 Phase::Resync(why) => {
+                    if why == Why::EpochChanged {
+                        self.unrecorded = Unrecorded::Stream;
+                        self.record().await;
+                    }
                     self.opened.phase = Phase::Snapshot(self.begin_snapshot());
                     Some(Message { cursor: None, told: Told::Resync(why) })
                 }
@@ -134,9 +151,7 @@ impl Subscription {
     }
 
     async fn live(&mut self, from: Position) -> Result<Option<Message>, Failure> {
-        if self.opened.viewer.policies() != self.policies {
-            self.policies = self.opened.viewer.policies();
-            self.opened.viewer.check_names().await?;
+        if self.opened.viewer.policies().hash() != self.policies.hash() && self.sees_otherwise().await? {
             return Ok(self.start_over(Why::PolicyChanged));
         }
         let gathering = self.window_end.as_ref().is_some_and(|end| !end.is_elapsed());
@@ -162,6 +177,32 @@ impl Subscription {
             }
         }
         self.wait().await
+    }
+
+    /// Whether other policies show the caller anything else. Denied what it names, its stream ends.
+    async fn sees_otherwise(&mut self) -> Result<bool, Failure> {
+        let Opened { viewer, records, .. } = &self.opened;
+        let before = std::mem::replace(&mut self.policies, viewer.policies());
+        viewer.check_names().await?;
+        let otherwise = viewer.turns_with_labels(&before)
+            || (viewer.filter().is_open() && records.are_seen_otherwise(viewer, &before).await?);
+        self.unrecorded = self.unrecorded.max(Unrecorded::Rights);
+        self.record().await;
+        Ok(otherwise)
+    }
+
+    /// What fails is tried again with the next tick.
+    async fn record(&mut self) {
+        let Some(membership) = &self.opened.membership else { return };
+        let recorded = match self.unrecorded {
+            Unrecorded::Nothing => return,
+            Unrecorded::Rights => membership.judge().await,
+            Unrecorded::Stream => membership.record().await,
+        };
+        match recorded {
+            Ok(()) => self.unrecorded = Unrecorded::Nothing,
+            Err(failure) => tracing::debug!(%failure, "a subscriber's record is amended later"),
+        }
     }
 
     /// Until there may be something to tell.
@@ -194,6 +235,7 @@ impl Subscription {
         if ticked {
             self.tick = None;
             self.silent_ticks += 1;
+            self.record().await;
             if let Some(secret) = &self.undecided
                 && self.opened.viewer.sees(secret).await.is_ok()
             {
@@ -208,7 +250,7 @@ impl Subscription {
         let (mut parts, mut events) = (Vec::new(), 0);
         loop {
             let head = self.head_seen();
-            let changes = self.opened.log.after(from, READ).map_err(|behind| match behind {
+            let changes = self.opened.records.log.after(from, READ).map_err(|behind| match behind {
                 Behind::Compacted => Why::Lagged,
                 Behind::EpochChanged => Why::EpochChanged,
             })?;
@@ -241,6 +283,9 @@ impl Subscription {
     async fn part(&mut self, position: Position, change: Arc<Change>) -> Result<Option<Part>, Why> {
         let mut seen = Vec::new();
         for (place, event) in change.events.iter().enumerate() {
+            if event.kind == EventKind::SecretUpdated && self.opened.viewer.reads_by_labels() {
+                self.unrecorded = self.unrecorded.max(Unrecorded::Rights);
+            }
             match self.opened.viewer.sees(&event.secret).await {
                 Ok(true) => {
                     self.show(&event.secret);
@@ -276,7 +321,7 @@ impl Subscription {
 
     async fn snapshot(&mut self) -> Result<Option<Message>, Failure> {
         let Phase::Snapshot(snapshot) = &mut self.opened.phase else { return Ok(None) };
-        let page = snapshot.next(&self.opened.viewer, &self.opened.log).await?;
+        let page = snapshot.next(&self.opened.viewer, &self.opened.records).await?;
         self.undecided = page.undecided.or(self.undecided.take());
         for entry in &page.entries {
             if let Some(shown) = &mut self.shown {
@@ -317,7 +362,11 @@ impl Subscription {
 
     fn cursor(&self, at: Position) -> Option<Cursor> {
         let epoch = Mark::of(&at.epoch.to_string());
-        self.undecided.is_none().then_some(Cursor { epoch, policies: self.policies, revision: at.revision })
+        self.undecided.is_none().then_some(Cursor {
+            epoch,
+            policies: self.policies.hash().into(),
+            revision: at.revision,
+        })
     }
 
     fn bookmark(&self, position: Position) -> Message {
