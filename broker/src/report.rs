@@ -8,7 +8,7 @@ mod watches;
 
 use keyferry_proto::v1::{
     AuditStatus, BrokerStatus, BuildInfo, CacheStatus, ErrorDetail, ErrorReason, HealthState, IssuerStatus,
-    PolicyStatus, ReloadStatus, StateStatus, StoreStatus, TlsStatus,
+    PolicyStatus, ReloadStatus, RotationCounts, StateStatus, StoreStatus, TlsStatus,
 };
 
 use crate::admission::PolicyStore;
@@ -16,6 +16,7 @@ use crate::app::{Parts, StoreSummary};
 use crate::audit::Log;
 use crate::identity::token;
 use crate::names::StoreName;
+use crate::rotation::watch::Watches;
 use crate::rpc::timestamp;
 use crate::secrets::CacheAccount;
 use crate::state::State;
@@ -38,6 +39,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         databases: databases::status(&parts.leases, &parts.database_tokens),
         leases: databases::counts(&parts.leases),
         cache: Some(cache(parts.secrets.cache_accounts())),
+        rotations: Some(rotations(&parts.watches)),
         ..BrokerStatus::default()
     }
 }
@@ -189,6 +191,12 @@ fn cache([values, labels]: [CacheAccount; 2]) -> CacheStatus {
         stale_count: count(values.stale),
         evicted_count: count(values.evicted + labels.evicted),
     }
+}
+
+fn rotations(watches: &Watches) -> RotationCounts {
+    let (streamed, behind) = watches::streamed(watches);
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    RotationCounts { subscriber_count: count(streamed), lagging_count: count(behind), ..RotationCounts::default() }
 }
 
 fn audit(log: &Log) -> AuditStatus {

@@ -155,6 +155,11 @@ impl Log {
         self.0.ring.read().unwrap_or_else(PoisonError::into_inner).after(position, most)
     }
 
+    /// When something happened last, as far as it is known here.
+    pub fn last(&self) -> Revision {
+        self.0.ring.read().unwrap_or_else(PoisonError::into_inner).last()
+    }
+
     pub(super) fn state(&self) -> &State {
         &self.0.state
     }

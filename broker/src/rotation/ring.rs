@@ -62,6 +62,11 @@ impl Ring {
         }
     }
 
+    /// When something happened last, or before all that is here.
+    pub(super) fn last(&self) -> Revision {
+        self.changes.back().map_or(self.floor, |change| change.revision)
+    }
+
     pub(super) fn after(&self, position: Position, most: usize) -> Result<Vec<Arc<Change>>, Behind> {
         if self.epoch != Some(position.epoch) {
             return Err(Behind::EpochChanged);

@@ -217,6 +217,22 @@ pub static SUBSCRIBERS: Metric = gauge(
     &[],
 );
 
+pub static SUBSCRIBERS_STREAMED: Metric = gauge(
+    "keyferry.watch.subscribers.connected",
+    "keyferry_watch_subscribers_connected",
+    "Subscribers with a stream at this replica.",
+    "{subscriber}",
+    &[],
+);
+
+pub static SUBSCRIBERS_BEHIND: Metric = gauge(
+    "keyferry.watch.subscribers.behind",
+    "keyferry_watch_subscribers_behind",
+    "Of those with a stream at this replica, those that have yet to be told of something.",
+    "{subscriber}",
+    &[],
+);
+
 pub static WATCH_MESSAGES: Metric = counter(
     "keyferry.watch.messages",
     "keyferry_watch_messages_total",
@@ -495,6 +511,8 @@ pub static ALL: &[&Metric] = &[
     &LEASE_OVERDUE,
     &STREAMS,
     &SUBSCRIBERS,
+    &SUBSCRIBERS_STREAMED,
+    &SUBSCRIBERS_BEHIND,
     &WATCH_MESSAGES,
     &WATCH_EVENTS,
     &WATCH_RESYNCS,
