@@ -71,7 +71,7 @@ advisories: ## known vulnerabilities of the dependencies (fetches RustSec's data
 	@tools/install cargo-deny
 	cargo deny --locked check advisories
 
-.PHONY: bench-startup bench-micro bench-tokens bench-jwt
+.PHONY: bench-startup bench-micro bench-tokens bench-jwt bench-watch
 
 bench-startup: ## time from start to first answer, and idle memory, of the release binary; fails over the bars
 	cargo build --release --locked -p keyferry-broker
@@ -88,3 +88,7 @@ bench-tokens: ## database tokens beside pgbench and OpenBao on one PostgreSQL, a
 bench-jwt: ## signed database tokens beside a bare echo of tonic's, by processor time; fails under the bar
 	cargo build --release --locked -p keyferry-broker
 	cargo run --release --locked -p keyferry-benches --bin jwt -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry
+
+bench-watch: ## 10,000 subscribers and one: how soon each hears, and what it costs; fails over the bars
+	cargo build --release --locked -p keyferry-broker
+	cargo run --release --locked -p keyferry-benches --bin watch -- $${CARGO_TARGET_DIR:-target}/release/keyferry $(ARGS)

@@ -1,6 +1,6 @@
 //! What subscribers cost, and how soon they hear of a change: a broker in a process of its own, its clients here.
 //!
-//! `watch PATH-OF-KEYFERRY [SUBSCRIBERS [CONNECTIONS]]`
+//! `watch PATH-OF-KEYFERRY [SUBSCRIBERS [CONNECTIONS]]`; exits with 1 where a bar is missed.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output is for its reader")]
 #![allow(clippy::disallowed_methods, reason = "the real time is what is measured")]
 
@@ -29,6 +29,11 @@ const CONNECTIONS: usize = 100;
 const STUCK_OF: usize = 10;
 const ALONE_ROUNDS: usize = 500;
 const ROUNDS: usize = 20;
+/// The bars: from call to delivery, for 99 of 100.
+const ALONE_BAR: Duration = Duration::from_millis(3);
+const ALL_BAR: Duration = Duration::from_millis(250);
+const BESIDE_STUCK_BAR: Duration = Duration::from_secs(1);
+const RESIDENT_BAR_KIB: f64 = 16.0;
 const CONFIGURATION: &str = r#"
 [limits]
 streams_per_connection = 10000
@@ -52,7 +57,11 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     match measure(Path::new(binary), subscribers, connections) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(missed) if missed.is_empty() => ExitCode::SUCCESS,
+        Ok(missed) => {
+            eprintln!("over the bar: {}", missed.join("; "));
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("cannot measure {binary}: {error}");
             ExitCode::from(2)
@@ -61,7 +70,8 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn measure(binary: &Path, subscribers: usize, connections: usize) -> Outcome<()> {
+async fn measure(binary: &Path, subscribers: usize, connections: usize) -> Outcome<Vec<String>> {
+    let mut missed = Vec::new();
     let world = World::start(binary)?;
     let mut writer = SecretServiceClient::new(world.connect(&world.operator).await?);
     add(&mut writer).await?;
@@ -76,7 +86,7 @@ async fn measure(binary: &Path, subscribers: usize, connections: usize) -> Outco
         added?;
         alone.push(told?.duration_since(begun));
     }
-    report("one subscriber, from call to delivery", alone);
+    report("one subscriber, from call to delivery", alone, ALONE_BAR, &mut missed);
     drop(only);
 
     let before = world.resident()?;
@@ -89,8 +99,11 @@ async fn measure(binary: &Path, subscribers: usize, connections: usize) -> Outco
         }
     }
     println!("{} subscribers on {connections} connections, opened in {:?}", streams.len(), begun.elapsed());
-    let each = (world.resident()? - before) as f64 * 1024.0 / streams.len() as f64;
+    let each = world.resident()?.saturating_sub(before) as f64 * 1024.0 / streams.len() as f64;
     println!("  resident per subscriber {:>10.1} KiB", each / 1024.0);
+    if each / 1024.0 > RESIDENT_BAR_KIB {
+        missed.push(format!("over {RESIDENT_BAR_KIB} KiB resident per subscriber"));
+    }
 
     let stuck = streams.split_off(streams.len() - streams.len() / STUCK_OF);
     let reading = streams.len();
@@ -102,7 +115,8 @@ async fn measure(binary: &Path, subscribers: usize, connections: usize) -> Outco
     for _ in 0..ROUNDS {
         delays.extend(round(&mut writer, &mut hears, reading).await?);
     }
-    report(&format!("one event to {reading}, {} more do not read", all.len()), delays);
+    let what = format!("one event to {reading}, {} more do not read", all.len());
+    report(&what, delays, BESIDE_STUCK_BAR, &mut missed);
     println!("  resident in all         {:>10.1} MiB", world.resident()? as f64 / 1024.0);
     let mut left = Vec::new();
     for mut stream in all {
@@ -125,8 +139,8 @@ async fn measure(binary: &Path, subscribers: usize, connections: usize) -> Outco
     for _ in 0..ROUNDS {
         delays.extend(round(&mut writer, &mut hears, reading + reading / (STUCK_OF - 1)).await?);
     }
-    report("one event to all", delays);
-    Ok(())
+    report("one event to all", delays, ALL_BAR, &mut missed);
+    Ok(missed)
 }
 
 struct World {
@@ -219,8 +233,11 @@ async fn round(
     Ok(delays)
 }
 
-fn report(what: &str, mut delays: Vec<Duration>) {
+fn report(what: &str, mut delays: Vec<Duration>, bar: Duration, missed: &mut Vec<String>) {
     delays.sort_unstable();
     let at = |share: usize| delays.get((delays.len() * share / 100).min(delays.len() - 1)).copied().unwrap_or_default();
+    if at(99) > bar {
+        missed.push(format!("{what}, p99 over {bar:?}"));
+    }
     println!("{what}: p50 {:?}, p99 {:?}, worst {:?} of {}", at(50), at(99), at(100), delays.len());
 }
