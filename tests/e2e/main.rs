@@ -29,6 +29,7 @@ mod languages;
 mod log;
 mod postgres;
 mod providers;
+mod readme;
 mod reload;
 mod rights;
 mod rotation;
