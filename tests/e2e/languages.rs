@@ -83,14 +83,23 @@ async fn clients_in_four_languages_follow_rotations_over_a_broker_that_dies() {
     expected.push(format!("event {ROTATED}/versions/3"));
     all_told(&mut clients, &expected);
 
+    // What is lost between an event and its acknowledgement is told again.
+    let lost: Vec<_> = clients.iter().map(Client::logged).collect();
+    proxy.mood().send_replace(Mood::SwallowingRequests);
     rotate(&mut operator).await;
+    eventually("all lost their connections", async || {
+        clients.iter().zip(&lost).all(|(one, lost)| one.logged() > *lost)
+    })
+    .await;
+    proxy.mood().send_replace(Mood::Passing);
     expected.push(format!("event {ROTATED}/versions/4"));
     all_told(&mut clients, &expected);
     let subscribers = operator.list_subscribers(ListSubscribersRequest::default()).await.unwrap().into_inner();
-    let running: Vec<_> =
-        subscribers.subscribers.iter().map(|one| (one.subscriber.as_str(), one.versions[0].version.as_str())).collect();
+    let running: Vec<_> = (subscribers.subscribers.iter())
+        .map(|one| (one.caller.as_str(), one.subscriber.as_str(), one.versions[0].version.as_str()))
+        .collect();
     let newest = format!("{ROTATED}/versions/4");
-    assert_eq!(running, LANGUAGES.map(|language| (language.name, newest.as_str())));
+    assert_eq!(running, LANGUAGES.map(|language| ("oidc/dev/dev-workload", language.name, newest.as_str())));
     for client in clients {
         assert_eq!(client.end(), expected);
     }
@@ -196,6 +205,11 @@ impl Client {
         let output = BufReader::new(process.stdout.take().unwrap());
         thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| printed.send(line)));
         Self { name: language.name, process, lines, told: Vec::new(), log }
+    }
+
+    /// How much it has said of lost connections.
+    fn logged(&self) -> u64 {
+        fs::metadata(&self.log).unwrap().len()
     }
 
     /// Everything that it printed until it was killed.

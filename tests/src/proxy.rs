@@ -26,6 +26,8 @@ pub enum Mood {
     Cutting,
     /// The server hears everything; where it answers, the connection is cut instead.
     SwallowingAnswers,
+    /// The client hears everything; where it says something, the connection is cut instead.
+    SwallowingRequests,
 }
 
 impl Proxy {
@@ -70,11 +72,11 @@ impl Drop for Proxy {
 async fn pass(client: TcpStream, port: u16, mut mood: watch::Receiver<Mood>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let answers = mood.clone();
+    let moods = mood.clone();
     tokio::select! {
         _ = mood.wait_for(|mood| *mood == Mood::Cutting) => {}
-        () = copy(from_client, to_server, || true) => {}
-        () = copy(from_server, to_client, || *answers.borrow() == Mood::Passing) => {}
+        () = copy(from_client, to_server, || *moods.borrow() != Mood::SwallowingRequests) => {}
+        () = copy(from_server, to_client, || *moods.borrow() != Mood::SwallowingAnswers) => {}
     }
 }
 
