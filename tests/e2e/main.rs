@@ -19,6 +19,7 @@ mod cloud_databases;
 mod cloud_doubles;
 mod cloud_identity;
 mod consistency;
+mod deploy;
 mod dev;
 mod explain;
 mod identity_doubles;

@@ -572,3 +572,7 @@ const fn gauge(
 ) -> Metric {
     Metric { otel, prometheus, help, unit, kind: Gauge, labels }
 }
+
+#[cfg(test)]
+#[path = "tests/deployed.rs"]
+mod tests;
