@@ -1,5 +1,6 @@
 //! The composition root: the one place that names concrete types and starts tasks.
 
+mod admin;
 mod cloud_databases;
 mod databases;
 mod events;
@@ -46,10 +47,10 @@ use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Rotating, RotationRpc, R
 use crate::secrets::{Custody, Secrets};
 use crate::state::{self, State, Store};
 use crate::status::REASON_NAMES;
-use crate::telemetry::admin::Admin;
 use crate::telemetry::{Metrics, Traces};
 use crate::transport::{Drain, Layers, RequestIds, Stack, Tls, TlsError, serve};
 
+use admin::AdminPort;
 use events::Around;
 use web::WebPort;
 
@@ -139,8 +140,6 @@ pub enum StartError {
     CloudDatabase(DatabaseName, #[source] Broken),
     #[error("the leases cannot be opened")]
     Leases(#[from] leases::OpenError),
-    #[error("[listen] {0} is not served by this version yet; leave it out")]
-    Unserved(&'static str),
     #[error("{0} cannot be used")]
     DatabaseCa(DatabaseName, #[source] CaError),
     #[error("cannot listen on {0}; end what listens there, or choose another address under [listen]")]
@@ -151,17 +150,15 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// What a configuration may say and this version does not do yet.
-pub fn unserved(config: &Config) -> Vec<StartError> {
-    let mut found = Vec::new();
-    if config.listen.admin_tls {
-        found.push(StartError::Unserved("admin_tls"));
+/// What the configuration wants and this build has not.
+pub fn left_out(config: &Config) -> Option<StartError> {
+    match &config.state {
+        state::Settings::Embedded(_) => None,
+        #[cfg(feature = "etcd")]
+        state::Settings::Etcd(_) => None,
+        #[cfg(not(feature = "etcd"))]
+        state::Settings::Etcd(_) => Some(StartError::EtcdLeftOut),
     }
-    #[cfg(not(feature = "etcd"))]
-    if matches!(config.state, state::Settings::Etcd(_)) {
-        found.push(StartError::EtcdLeftOut);
-    }
-    found
 }
 
 /// The metrics that a broker counts into, made before it so that logging can count too.
@@ -188,7 +185,7 @@ impl Broker {
         traces: Traces,
         failpoints: Arc<dyn Failpoints>,
     ) -> Result<Self, StartError> {
-        if let Some(error) = unserved(&config).pop() {
+        if let Some(error) = left_out(&config) {
             return Err(error);
         }
         config.limits.fit_descriptors();
@@ -257,10 +254,7 @@ impl Broker {
             Some(address) => Some(WebPort::open(address, &config.tls, Arc::clone(&clock)).await?),
             None => None,
         };
-        let (admin_listener, admin) = match config.listen.admin {
-            Some(address) => bind(address).await.map(|(listener, address)| (Some(listener), Some(address)))?,
-            None => (None, None),
-        };
+        let admin_port = AdminPort::open(&config.listen, &config.tls, &clock).await?;
 
         let parts = Arc::new(Parts {
             node: config.node.name,
@@ -295,6 +289,7 @@ impl Broker {
         let rotations = RotationRpc { rotating, watches, page_tokens: Arc::clone(&page_tokens) };
         let tokens = TokenRpc { leases, tokens: databases.tokens, page_tokens };
         let health_service = HealthService::from_health_reporter(health.clone());
+        let authenticator = Arc::new(Authenticator::new(config.identity.certificate_names, Arc::clone(&parts.tokens)));
         let stack = Stack::new(Layers {
             in_flight: Arc::new(Semaphore::new(config.limits.calls_in_flight)),
             streams: Arc::new(Semaphore::new(config.limits.streams)),
@@ -305,7 +300,7 @@ impl Broker {
             maximum_deadline: config.limits.maximum_deadline,
             log,
             clock,
-            authenticator: Arc::new(Authenticator::new(config.identity.certificate_names, Arc::clone(&parts.tokens))),
+            authenticator: Arc::clone(&authenticator),
             gate,
             router: Router::new(secrets, tokens, rotations, operator, health_service, config.limits.message_bytes)?,
             request_ids: RequestIds::new()?,
@@ -325,12 +320,11 @@ impl Broker {
         background.spawn_every(HEALTH_INTERVAL, Arc::clone(&parts), move |parts| Arc::clone(&told).tell(parts));
         background.spawn_every(TIDY_INTERVAL, Arc::clone(&parts), |parts| async move { parts.secrets.tidy() });
         background.spawn_every(FORGET_INTERVAL, Arc::clone(&parts), forget_requests);
-        if let Some(listener) = admin_listener {
-            let observed = Arc::clone(&parts);
-            let pages = Admin::new(Arc::clone(&metrics), move || report::obstacles(&observed));
-            background.spawn(pages.serve(listener, background.stop.clone()));
-        }
         let limits = config.limits;
+        let admin = admin_port.as_ref().map(|port| port.address);
+        if let Some(port) = admin_port {
+            port.serve(&parts, &metrics, &authenticator, &limits, &background)?;
+        }
         let web_address = web.as_ref().map(|web| web.address);
         if let Some(web) = web {
             web.serve(routes, &limits, &drain, &metrics, &background);

@@ -1,5 +1,6 @@
 //! Keyferry, a gRPC secrets broker. `ARCHITECTURE.md` walks through this tree.
 
+pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod audit;

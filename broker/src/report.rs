@@ -3,8 +3,11 @@
 mod credentials;
 mod databases;
 mod events;
+mod overview;
 mod stores;
 mod watches;
+
+pub use overview::overview;
 
 use keyferry_proto::v1::{
     AuditStatus, BrokerStatus, BuildInfo, CacheStatus, ErrorDetail, ErrorReason, HealthState, IssuerStatus,

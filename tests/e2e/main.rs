@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod admin_tls;
 mod audit;
 mod audit_faults;
 mod bad_input;
@@ -47,6 +48,7 @@ mod state_command;
 mod state_etcd;
 mod status;
 mod status_command;
+mod status_page;
 mod threats;
 mod token_faults;
 mod token_links;

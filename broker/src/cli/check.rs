@@ -38,7 +38,7 @@ pub(super) fn preflight(config: &Config) -> Vec<String> {
         );
     }
     problems.extend(Policies::load(&config.policy.directory).err().map(|error| format!("[policy] {}", chain(&error))));
-    problems.extend(app::unserved(config).iter().map(|error| chain(error)));
+    problems.extend(app::left_out(config).iter().map(|error| chain(error)));
     for (name, store) in &config.stores {
         if let StoreSettings::Local(local) = store {
             problems

@@ -141,7 +141,7 @@ impl Call {
 }
 
 /// What goes on record, and by which policies.
-pub(super) fn decided(asked: &Result<Permit, Refused>) -> (Decision, Option<Digest>) {
+pub fn decided(asked: &Result<Permit, Refused>) -> (Decision, Option<Digest>) {
     match asked {
         Ok(permit) => (Decision::Allow, Some(permit.policy())),
         Err(refused) => {

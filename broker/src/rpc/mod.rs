@@ -21,7 +21,7 @@ mod tokens;
 mod watch;
 mod watch_messages;
 
-pub use call::{Call, unrecorded};
+pub use call::{Call, decided, unrecorded};
 pub(crate) use caller_message::{json_of, json_of_struct};
 pub use methods::{Access, AuditKind, METHOD_NAMES, METHODS, Method, Service, find};
 pub use operator::{OperatorRpc, StatusReport};

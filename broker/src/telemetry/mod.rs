@@ -1,6 +1,5 @@
-//! What the broker says about itself: logs, metrics, traces, and the admin port where they are asked for.
+//! What the broker says about itself: logs, metrics and traces.
 
-pub mod admin;
 mod lines;
 mod log;
 pub mod metrics;
@@ -19,6 +18,7 @@ use std::time::Duration;
 use tracing::Dispatch;
 
 pub use metrics::{CallTimer, Counter, Metrics};
+pub use prometheus::CONTENT_TYPE as PROMETHEUS_CONTENT_TYPE;
 pub use samples::{Point, Samples};
 pub use settings::{LogFormat, Settings};
 pub use trace::{TraceContext, Traces, finish};

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter, Write as _};
 use super::names::{self, Kind};
 use super::samples::{Histogram, Point, Sample, Samples};
 
-pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) fn text(samples: &Samples) -> String {
     let mut out = String::with_capacity(16 * 1024);

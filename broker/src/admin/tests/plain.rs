@@ -5,7 +5,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::admin::Overview;
 use crate::clock::SystemClock;
+use crate::telemetry::Metrics;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,7 +24,8 @@ async fn start(change: impl FnOnce(Admin) -> Admin) -> Running {
     let obstacles: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = Arc::clone(&obstacles);
     let metrics = Metrics::new(["a.B/C"], [], Arc::new(SystemClock));
-    let admin = change(Admin::new(metrics, move || seen.lock().unwrap().clone()));
+    let pages = Pages::new(metrics, move || seen.lock().unwrap().clone(), Overview::default);
+    let admin = change(Admin::new(pages));
     let stop = CancellationToken::new();
     let task = tokio::spawn(admin.serve(listener, stop.clone()));
     Running { at, stop, task, obstacles }
@@ -77,7 +80,7 @@ async fn is_not_ready_with_each_reason_on_its_line() {
 #[tokio::test]
 async fn refuses_other_pages_and_methods() {
     let admin = start(|admin| admin).await;
-    for path in ["/", "/metrics/", "/Metrics", "/../metrics", "/healthz%00", "*"] {
+    for path in ["/status", "/metrics/", "/Metrics", "/../metrics", "/healthz%00", "*"] {
         assert!(admin.get(path).await.starts_with("HTTP/1.1 40"), "{path}");
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"] {
@@ -89,10 +92,19 @@ async fn refuses_other_pages_and_methods() {
 }
 
 #[tokio::test]
-async fn shows_a_status_page_where_there_is_one() {
-    let admin = start(|admin| admin.with_status_page(|| "<h1>Keyferry</h1>".to_owned())).await;
-    let page = admin.get("/").await;
-    assert!(page.contains("content-type: text/html") && page.ends_with("<h1>Keyferry</h1>"), "{page}");
+async fn shows_its_status_page_to_browsers_that_know_where_they_are() {
+    let admin = start(|admin| admin).await;
+    for host in ["localhost", "LOCALHOST:7445", "127.0.0.1", "127.0.0.1:7445", "[::1]:7445"] {
+        let page = admin.say(format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).await;
+        assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("<title>"), "{host}: {page}");
+        assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
+    }
+    for host in
+        ["rebound.example", "127.0.0.1.rebound.example", "192.0.2.1", "", "local host", "localhost@rebound.example"]
+    {
+        let page = admin.say(format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).await;
+        assert!(page.starts_with("HTTP/1.1 4") && !page.contains("<title>"), "{host}: {page}");
+    }
 }
 
 #[tokio::test]
