@@ -6,6 +6,7 @@
     reason = "a test may stop at the first thing that is not as it must be"
 )]
 
+mod bundle;
 mod redaction;
 
 use std::error::Error;
