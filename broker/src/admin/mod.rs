@@ -8,7 +8,7 @@ mod plain;
 mod secured;
 mod status_page;
 
-pub use overview::{Overview, RotationRow, SubscriberRow};
+pub use overview::{Overview, RotationRow, RunRow, SubscriberRow, TargetRow};
 pub use pages::Pages;
 pub use plain::Admin;
 pub use secured::{Door, limits};

@@ -20,8 +20,7 @@ pub struct Overview {
 #[derive(Clone, Debug)]
 pub struct RotationRow {
     pub name: String,
-    /// Secret, the version before, the new one.
-    pub targets: Vec<(String, Option<Arc<str>>, Option<Arc<str>>)>,
+    pub targets: Vec<TargetRow>,
     pub stage: &'static str,
     pub since: Timestamp,
     pub attempts: u32,
@@ -38,6 +37,21 @@ pub struct SubscriberRow {
     pub last_seen: Timestamp,
     /// Revisions of the log that it was not sent yet.
     pub behind: u64,
-    /// Secret, the version that it runs, since when, and why it refused a newer one.
-    pub runs: Vec<(String, Option<Arc<str>>, Timestamp, Option<String>)>,
+    pub runs: Vec<RunRow>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TargetRow {
+    pub secret: String,
+    pub old: Option<Arc<str>>,
+    pub new: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct RunRow {
+    pub secret: String,
+    pub version: Option<Arc<str>>,
+    pub since: Timestamp,
+    /// Why it refused a newer one.
+    pub refused: Option<String>,
 }

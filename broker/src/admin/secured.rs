@@ -137,10 +137,12 @@ impl Inner {
 }
 
 fn refusal(failure: &Failure) -> Answer {
-    let status = match failure.reason() {
-        Reason::CredentialMissing => StatusCode::UNAUTHORIZED,
-        Reason::AuditUnavailable | Reason::Internal => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::FORBIDDEN,
+    let status = if failure.reason() == Reason::CredentialMissing {
+        StatusCode::UNAUTHORIZED
+    } else if [Reason::AuditUnavailable, Reason::Internal].contains(&failure.reason()) {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::FORBIDDEN
     };
     text(status, format!("{}: {}\n", failure.reason().name(), failure.message()))
 }

@@ -9,7 +9,7 @@ use keyferry_proto::v1::{
 use prost_types::Timestamp as ProtoTime;
 
 use super::html::Html;
-use super::overview::{Overview, RotationRow, SubscriberRow};
+use super::overview::{Overview, RotationRow, RunRow, SubscriberRow, TargetRow};
 use crate::clock::Timestamp;
 
 pub(super) const STYLE: &str = include_str!("status.css");
@@ -168,7 +168,7 @@ fn rotations(page: &mut Html, rotations: &[RotationRow], now: i64) {
     for rotation in rotations {
         table.row();
         table.cell(&rotation.name);
-        let targets = rotation.targets.iter().map(|(secret, old, new)| {
+        let targets = rotation.targets.iter().map(|TargetRow { secret, old, new }| {
             let version = |id: &Option<_>| id.as_deref().unwrap_or("—").to_owned();
             format!("{secret}: {} → {}", version(old), version(new))
         });
@@ -199,7 +199,7 @@ fn subscribers(page: &mut Html, overview: &Overview, now: i64) {
             None => table.marked("fair", format_args!("gone for {seen}")),
         }
         table.cell(behind);
-        let runs = runs.iter().map(|(secret, version, since, refused)| {
+        let runs = runs.iter().map(|RunRow { secret, version, since, refused }| {
             let since = Ago(now - as_seconds(*since));
             let refused = refused.as_ref().map(|why| format!(", refused a newer one: {why}")).unwrap_or_default();
             format!("{secret}: {} for {since}{refused}", version.as_deref().unwrap_or("—"))

@@ -1,6 +1,6 @@
 //! For the status page.
 
-use crate::admin::{Overview, RotationRow, SubscriberRow};
+use crate::admin::{Overview, RotationRow, RunRow, SubscriberRow, TargetRow};
 use crate::app::Parts;
 use crate::error::Failure;
 use crate::rotation::engine::{Rotation, Stage};
@@ -23,10 +23,14 @@ pub fn overview(parts: &Parts) -> Overview {
 
 fn rotation(rotation: &Rotation) -> RotationRow {
     let stage = rotation.stage();
-    let targets = rotation.targets.iter();
+    let targets = rotation.targets.iter().map(|target| TargetRow {
+        secret: target.secret.to_string(),
+        old: target.previous.clone(),
+        new: target.version.clone(),
+    });
     RotationRow {
         name: rotation.name.to_string(),
-        targets: targets.map(|t| (t.secret.to_string(), t.previous.clone(), t.version.clone())).collect(),
+        targets: targets.collect(),
         stage: name(stage),
         since: rotation.reached(),
         attempts: rotation.attempts(),
@@ -37,9 +41,11 @@ fn rotation(rotation: &Rotation) -> RotationRow {
 
 fn subscriber(seen: &Seen, head: u64) -> SubscriberRow {
     let Seen { subscriber, stream, sent, last_seen } = seen;
-    let runs = subscriber.runs.iter().map(|(secret, runs)| {
-        let refused = runs.refused.as_ref().map(|refused| refused.why.clone());
-        (secret.to_string(), runs.version.clone(), runs.since, refused)
+    let runs = subscriber.runs.iter().map(|(secret, runs)| RunRow {
+        secret: secret.to_string(),
+        version: runs.version.clone(),
+        since: runs.since,
+        refused: runs.refused.as_ref().map(|refused| refused.why.clone()),
     });
     SubscriberRow {
         caller: subscriber.caller.clone(),

@@ -63,7 +63,7 @@ fn no_name_breaks_out_of_its_place() {
         status: status(),
         rotations: vec![RotationRow {
             name: hostile.to_owned(),
-            targets: vec![(hostile.to_owned(), Some(hostile.into()), None)],
+            targets: vec![TargetRow { secret: hostile.to_owned(), old: Some(hostile.into()), new: None }],
             stage: "failed",
             since: Timestamp::from_secs(999_000),
             attempts: 3,
@@ -76,7 +76,12 @@ fn no_name_breaks_out_of_its_place() {
             node: Some(hostile.to_owned()),
             last_seen: Timestamp::from_secs(0),
             behind: 4,
-            runs: vec![(hostile.to_owned(), Some(hostile.into()), Timestamp::from_secs(0), Some(hostile.to_owned()))],
+            runs: vec![RunRow {
+                secret: hostile.to_owned(),
+                version: Some(hostile.into()),
+                since: Timestamp::from_secs(0),
+                refused: Some(hostile.to_owned()),
+            }],
         }],
         subscriber_count: 3,
     };
