@@ -276,7 +276,7 @@ fn secrets(size: u64) -> Secrets {
     let freshness = Freshness { latest: hour, pinned: hour, labels: hour, stale: hour };
     let settings = CacheSettings { size, stores: [(name.clone(), freshness)].into() };
     let provider: Arc<dyn Provider> = Arc::new(OneSecret);
-    Secrets::new([(name, provider)].into(), &settings, &clock)
+    Secrets::new([(name, provider)].into(), &settings, None, &clock)
 }
 
 fn circumstances() -> Circumstances {

@@ -66,7 +66,7 @@ fn rotation_log_observe(bencher: Bencher<'_, '_>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let clock: SharedClock = Arc::new(SystemClock);
     let log = Log::new(state, Arc::clone(&clock), 1_000);
-    let secrets = Secrets::new(BTreeMap::new(), &CacheSettings::default(), &clock);
+    let secrets = Secrets::new(BTreeMap::new(), &CacheSettings::default(), None, &clock);
     runtime.spawn(log.clone().follow(secrets));
     runtime.block_on(log.reached());
     let (secret, mut number) = (SecretName::parse("stores/main/secrets/db").unwrap(), 0_u64);

@@ -7,7 +7,7 @@ mod events;
 mod stores;
 mod web;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -35,16 +35,17 @@ use crate::gateway::issuer;
 use crate::gateway::webhooks::Room;
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
-use crate::names::{DatabaseName, NameError, StoreName};
+use crate::names::{DatabaseName, NameError, SecretName, StoreName};
 use crate::providers::credential::Broken;
 use crate::report;
 use crate::requests;
 use crate::rotation::engine::{self, Engine};
+use crate::rotation::settings::{RotationSettings, Strategy};
 use crate::rotation::subscribers::{self, Subscribers};
 use crate::rotation::watch::{Sight, Watches};
 use crate::rotation::{self, Changes};
 use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Rotating, RotationRpc, Router, SecretRpc, TokenRpc};
-use crate::secrets::{Custody, Secrets};
+use crate::secrets::{Custody, Guarded, Secrets};
 use crate::state::{self, State, Store};
 use crate::status::REASON_NAMES;
 use crate::telemetry::{Metrics, Traces};
@@ -200,7 +201,9 @@ impl Broker {
         let state = State::new(open_state(&config.state, &config.node.name, &clock)?);
         let databases =
             databases::open(config.databases, config.issuer.as_ref(), &stores.providers, &stores.credentials, &clock)?;
-        let secrets = Secrets::new(stores.providers.clone(), &config.cache, &clock);
+        let rotation = rotation::Log::new(state.clone(), Arc::clone(&clock), config.limits.watch_backlog);
+        let guarded = Guarded { secrets: added_to(&config.rotations), ward: Arc::new(rotation.clone()) };
+        let secrets = Secrets::new(stores.providers.clone(), &config.cache, Some(guarded), &clock);
         let tokens = TokenVerifier::start(config.issuers.into_values().collect(), Arc::clone(&clock)).await?;
         let background = Background::default();
         let leases = Leases::open(Opening {
@@ -213,7 +216,6 @@ impl Broker {
             stop: background.stop.child_token(),
         })
         .await?;
-        let rotation = rotation::Log::new(state.clone(), Arc::clone(&clock), config.limits.watch_backlog);
         background.spawn(rotation.clone().follow(secrets.clone()));
         rotation.reached().await;
         let mut sources = Sources::default();
@@ -431,6 +433,12 @@ impl Drop for Background {
 }
 
 /// The leader does it for all.
+/// The secrets to which rotations add versions.
+fn added_to(rotations: &BTreeMap<String, RotationSettings>) -> HashSet<SecretName> {
+    let adding = rotations.values().filter(|settings| settings.strategy != Strategy::External);
+    adding.flat_map(|settings| settings.targets.iter().cloned()).collect()
+}
+
 async fn forget_requests(parts: Arc<Parts>) {
     if parts.state.leadership().term().fence.is_some()
         && let Err(failure) = requests::forget_outlived(&parts.state, parts.clock.now()).await

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::event::Observation;
@@ -11,6 +12,7 @@ use super::standing::{SECRETS, Standing};
 use crate::clock::SharedClock;
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, StoreName};
+use crate::secrets::{Ward, Word};
 use crate::state::{
     Condition, Conflict, Fence, Key, ListPage, Outcome, Page, Position, Prefix, Revision, State, Stored, Txn,
 };
@@ -198,6 +200,15 @@ impl Log {
             )
         })?;
         Ok(Position { epoch, revision })
+    }
+}
+
+impl Ward for Log {
+    fn word<'a>(&'a self, secret: &'a SecretName) -> BoxFuture<'a, Result<Word, Failure>> {
+        Box::pin(async move {
+            let standing = self.standing(secret).await?;
+            Ok(standing.map(|stored| stored.record.word()).unwrap_or_default())
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{Event, EventKind, Fact, Observation, Origin, VersionMark};
 use crate::clock::Timestamp;
 use crate::names::{RotationName, SecretName};
-use crate::secrets::{Newest, VersionState};
+use crate::secrets::{Newest, VersionState, Word};
 use crate::state::{Kind, Record};
 
 pub(super) static SECRETS: Kind = Kind { name: "secrets", upgrades: &[] };
@@ -130,14 +130,13 @@ impl Standing {
         self.event.as_ref()
     }
 
-    /// What `latest` means, where the store would say otherwise: a rotation's version is not to be read unasked before
-    /// it is promoted.
-    pub fn pinned(&self) -> Option<&Version> {
-        let current = self.current()?;
-        let newer = self.known.versions.iter().take_while(|version| version.id != current.id);
+    /// What `latest` is: a rotation's version is not to be read unasked before it is promoted.
+    pub fn word(&self) -> Word {
+        let current = self.known.current_id();
+        let mut newer = self.known.versions.iter().take_while(|version| Some(&version.id) != current);
         let adding = self.rotation().is_some_and(|rotation| rotation.adding);
-        let withheld = newer.into_iter().any(|version| version.release != Release::Unseen);
-        (adding || withheld).then_some(current)
+        let withholds = adding || newer.any(|version| version.release != Release::Unseen);
+        Word { current: current.cloned(), withholds }
     }
 
     /// Takes in what somebody says. Whether that is news.

@@ -1,7 +1,7 @@
 //! Following the state's history: it fills the ring and sees to it that no secret is served from before its change.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::{interval, sleep};
@@ -83,15 +83,16 @@ impl Follower {
     /// Learns the present. What was cached may have changed unheard.
     async fn begin(&mut self) -> Result<Start, Failure> {
         let (mut base, mut last, mut after) = (None, Revision::default(), None);
-        let mut pins = HashMap::new();
+        let mut words = HashMap::new();
         loop {
             let page = self.log.standings(None, ListPage { after, size: ListPage::MAX_SIZE }).await?;
             base = base.or(Some(page.revision));
             for stored in page.records {
                 last = last.max(stored.revision);
                 let standing = stored.record;
-                if let Some(pinned) = standing.pinned() {
-                    pins.insert(standing.secret().clone(), Arc::clone(&pinned.id));
+                let word = standing.word();
+                if self.secrets.keeps(standing.secret(), &word) {
+                    words.insert(standing.secret().clone(), word);
                 }
             }
             after = page.next;
@@ -104,7 +105,7 @@ impl Follower {
         // Readers may come back with cursors from before this process began.
         let past = status.oldest.unwrap_or_default().max(Revision::new(base.get().saturating_sub(REACH_BACK)));
         let from = if self.known.is_none() { past.max(Revision::new(1)).min(base.next()) } else { base.next() };
-        self.secrets.begin_anew(pins);
+        self.secrets.begin_anew(words);
         self.log.ring().begin(epoch, before(from));
         self.known = Some(epoch);
         Ok(Start { epoch, from, base, last })
@@ -191,9 +192,8 @@ impl Follower {
     /// Where the record is gone or cannot be read, whatever is cached may be wrong.
     fn serve_by(&self, secret: &SecretName, standing: Option<&Standing>) {
         let event = standing.and_then(Standing::event);
-        let pinned = standing.and_then(Standing::pinned).map(|version| Arc::clone(&version.id));
-        let is_pin_news = self.secrets.pin(secret, pinned);
-        if standing.is_some() && !is_pin_news && !event.is_some_and(concerns_readers) {
+        let is_news = self.secrets.heed(secret, standing.map(Standing::word).unwrap_or_default());
+        if standing.is_some() && !is_news && !event.is_some_and(concerns_readers) {
             return;
         }
         let added = standing.filter(|_| event.is_some_and(|event| event.kind == EventKind::VersionCurrent));

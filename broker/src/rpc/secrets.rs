@@ -108,9 +108,10 @@ impl SecretService for SecretRpc {
             let permit = admit(&self.secrets, &call, wanted).await?;
             let listing = self.secrets.versions(&permit, Page { size, token: place }).await?;
             let next_page_token = self.seal(listing.next.as_deref(), binding)?;
-            let pinned = self.secrets.pinned(&secret);
+            let word = self.secrets.word(&secret);
             let message = |(index, version): (usize, VersionInfo)| {
-                let latest = pinned.as_ref().map_or(first && index == 0, |pinned| *pinned == version.id);
+                let newest = first && index == 0;
+                let latest = if word.withholds { word.current.as_ref() == Some(&version.id) } else { newest };
                 version_message(&secret, version, latest)
             };
             let versions = listing.items.into_iter().enumerate().map(message).collect();

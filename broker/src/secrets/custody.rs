@@ -1,11 +1,12 @@
 //! Secrets in the hands of whoever replaces them. What a version holds is told to no caller.
 
+use std::time::Duration;
+
 use super::cache::Demand;
 use super::service::Secrets;
 use super::{Page, SecretBytes, VersionInfo};
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, VersionId};
-use std::time::Duration;
 
 /// Looks at newer versions only so far: whoever adds more within one rotation is not waited for.
 const MOST_VERSIONS: usize = 100;
@@ -19,12 +20,18 @@ impl Custody {
         Self(secrets)
     }
 
-    /// What `latest` means to readers now. `None`: the secret has no version yet.
+    /// What `latest` means to readers now, in whatever state it is: whoever replaces a version may do so because it was
+    /// disabled. `None`: the secret has no version yet.
     pub(crate) async fn newest(&self, secret: &SecretName) -> Result<Option<VersionInfo>, Failure> {
         let demand = Demand { max_age: Some(Duration::ZERO), ..Demand::default() };
         match self.0.read(secret, &VersionId::Latest, demand).await {
             Ok(read) => Ok(Some(read.fetched.version.clone())),
             Err(failure) if failure.reason() == Reason::VersionNotFound => Ok(None),
+            Err(failure) if matches!(failure.reason(), Reason::VersionDisabled | Reason::VersionDestroyed) => {
+                let word = self.0.word(secret);
+                let is_latest = |version: &VersionInfo| !word.withholds || word.current.as_ref() == Some(&version.id);
+                Ok(self.since(secret, None).await?.into_iter().find(is_latest))
+            }
             Err(failure) => Err(failure),
         }
     }

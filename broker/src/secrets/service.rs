@@ -9,8 +9,9 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use super::SecretBytes;
 use super::cache::{Cache, CacheAccount, Demand, Freshness, Kept, Load, Source, Supply, Want, is_answer};
 use super::errands::Errands;
-use super::newest::{Confirmed, Newest, fetch_latest};
-use super::pins::Pins;
+use super::latest::Latest;
+use super::newest::{Confirmed, Newest};
+use super::pins::{Guarded, Pins, Word};
 use super::provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, Switched, VersionInfo};
 use super::revision::{Revisions, Turn};
 use crate::admission::{Permit, Resource};
@@ -78,6 +79,7 @@ impl Secrets {
     pub fn new(
         providers: BTreeMap<StoreName, Arc<dyn Provider>>,
         settings: &CacheSettings,
+        guarded: Option<Guarded>,
         clock: &SharedClock,
     ) -> Self {
         let revisions = Arc::new(Revisions::default());
@@ -109,7 +111,7 @@ impl Secrets {
             errands.clone(),
             Arc::clone(clock),
         );
-        let (confirmed, pins) = (Arc::new(Confirmed::new()), Arc::new(Pins::default()));
+        let (confirmed, pins) = (Arc::new(Confirmed::new()), Arc::new(Pins::new(guarded)));
         Self(Arc::new(Parts { stores, values, labels, confirmed, pins, revisions, errands }))
     }
 
@@ -202,19 +204,25 @@ impl Secrets {
         self.drop_before(secret, self.0.revisions.advance());
     }
 
-    /// For the rotation log: what `latest` means while the store would say otherwise. Whether that is news; what was
-    /// loaded before is then to be invalidated.
-    pub fn pin(&self, secret: &SecretName, version: Option<Arc<str>>) -> bool {
-        self.0.pins.set(secret, version)
+    /// For the rotation log: what it says of `latest`. Whether that is news; what was loaded before is then to be
+    /// invalidated.
+    pub fn heed(&self, secret: &SecretName, word: Word) -> bool {
+        self.0.pins.set(secret, word)
     }
 
-    pub fn pinned(&self, secret: &SecretName) -> Option<Arc<str>> {
+    pub fn word(&self, secret: &SecretName) -> Word {
         self.0.pins.of(secret)
     }
 
-    /// For the rotation log: changes may have been missed, of any secret. These are the pins of now.
-    pub fn begin_anew(&self, pins: HashMap<SecretName, Arc<str>>) {
-        self.0.pins.replace(pins);
+    /// Whether loads of the secret would look at this.
+    pub fn keeps(&self, secret: &SecretName, word: &Word) -> bool {
+        self.0.pins.keep(secret, word)
+    }
+
+    /// For the rotation log: changes may have been missed, of any secret. This is what it says now, of those secrets
+    /// whose word is kept.
+    pub fn begin_anew(&self, words: HashMap<SecretName, Word>) {
+        self.0.pins.replace(words);
         self.0.revisions.reach(None);
         let turn = self.0.revisions.advance();
         self.0.values.invalidate_all(turn);
@@ -383,11 +391,12 @@ impl Secrets {
         let pins = Arc::clone(&self.0.pins);
         Box::pin(async move {
             let read = || values.peek(&secret, &VersionId::Latest).map(|read| Newest::from(&read.version));
-            let pinned = pins.of(&secret).filter(|_| version == VersionId::Latest).map(VersionId::Exact);
-            let fetched = match pinned.as_ref().unwrap_or(&version) {
-                exact @ VersionId::Exact(_) => provider.fetch(&secret, exact).await,
-                // What was read before is not taken back either.
-                VersionId::Latest => fetch_latest(&*provider, &secret, Newest::of(confirmed.of(&secret), read())).await,
+            let fetched = match &version {
+                VersionId::Exact(_) => provider.fetch(&secret, &version).await,
+                VersionId::Latest => {
+                    let (pins, confirmed) = (&*pins, &*confirmed);
+                    Latest { provider: &*provider, secret: &secret, pins, confirmed, read: read() }.fetch().await
+                }
             };
             // A refusal may drop it from the cache, and must not bring back the version before it.
             if fetched.is_err()

@@ -15,7 +15,7 @@ use super::Random;
 use crate::clock::{SharedClock, SystemClock};
 use crate::names::{RotationName, SecretName};
 use crate::rotation::{Behind, Change, EventKind, Fact, Log, Observation, Origin, Position, Standing, VersionMark};
-use crate::secrets::{CacheSettings, Secrets, VersionState};
+use crate::secrets::{CacheSettings, Secrets, VersionState, Ward as _, Word};
 use crate::state::{
     Condition, Embedded, EmbeddedSettings, Entry, Epoch, Key, Leadership, ListPage, Listing, Outcome, Prefix, Revision,
     Source, State, StateError, Status, Store, Txn, Watch, WatchEnd, Watched,
@@ -28,6 +28,10 @@ fn secret(id: &str) -> SecretName {
 fn added(id: &str) -> Observation {
     let mark = VersionMark { id: id.into(), created: None, state: VersionState::Enabled };
     Observation { fact: Fact::VersionAdded(mark), origin: Origin::PubSub, happened: None }
+}
+
+fn withholding(current: &str) -> Word {
+    Word { current: Some(current.into()), withholds: true }
 }
 
 fn embedded(directory: &Path, history_changes: u64) -> Embedded {
@@ -49,7 +53,7 @@ struct Replica {
 impl Replica {
     async fn on(store: Arc<dyn Store>) -> Self {
         let clock: SharedClock = Arc::new(SystemClock);
-        let secrets = Secrets::new(BTreeMap::new(), &CacheSettings::default(), &clock);
+        let secrets = Secrets::new(BTreeMap::new(), &CacheSettings::default(), None, &clock);
         let log = Log::new(State::new(store), clock, 1_000);
         let following = tokio::spawn(log.clone().follow(secrets.clone()));
         log.reached().await;
@@ -213,15 +217,17 @@ async fn what_a_rotation_changes_is_one_position_with_its_own_records_and_pins_e
         assert_eq!((change.revision, change.events.len()), (begun.revision, 2));
         assert!(change.events.iter().all(|event| event.kind == EventKind::RotationStarted));
         for name in &secrets {
-            assert_eq!(replica.secrets.pinned(name).as_deref(), Some("1"));
+            assert_eq!(replica.secrets.word(name), withholding("1"));
         }
     }
+    let deaf = Log::new(State::new(Arc::clone(&store)), Arc::new(SystemClock), 1_000);
+    assert_eq!(deaf.word(&secrets[0]).await.unwrap(), withholding("1"), "also where nobody follows");
     assert_eq!(store.get(&own).await.unwrap().unwrap().revision, begun.revision);
     // The condition is its own: it decides what that means.
     assert_eq!(one.log.change(None, &secrets, begin).await.unwrap(), None);
     // Pins outlive a restart, and end with a newer version of somebody's.
     let three = Replica::on(Arc::clone(&store)).await;
-    assert_eq!(three.secrets.pinned(&secrets[0]).as_deref(), Some("1"));
+    assert_eq!(three.secrets.word(&secrets[0]), withholding("1"));
     let by_hand = Observation { origin: Origin::Operator, ..added("2") };
     let ended = one.log.observe(&secrets[0], &by_hand).await.unwrap();
     one.log
@@ -233,7 +239,7 @@ async fn what_a_rotation_changes_is_one_position_with_its_own_records_and_pins_e
         .unwrap()
         .unwrap();
     assert!(ended.changed);
-    three.log.watcher().wait_for(|_| three.secrets.pinned(&secrets[0]).is_none()).await.unwrap();
+    three.log.watcher().wait_for(|_| !three.secrets.word(&secrets[0]).withholds).await.unwrap();
 }
 
 /// A store whose watches end, and whose epoch changes, when the suite says so.

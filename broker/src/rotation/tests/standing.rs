@@ -5,7 +5,7 @@ use super::Random;
 use crate::clock::Timestamp;
 use crate::names::{RotationName, SecretName};
 use crate::rotation::{EventKind, Fact, Observation, Origin, Standing, VersionMark};
-use crate::secrets::VersionState;
+use crate::secrets::{VersionState, Word};
 
 fn at(secs: u64) -> Timestamp {
     Timestamp::from_secs(secs)
@@ -29,6 +29,10 @@ fn added(id: &str) -> Observation {
 
 fn current(standing: &Standing) -> Option<&str> {
     standing.current().map(|version| &*version.id)
+}
+
+fn word(current: &str, withholds: bool) -> Word {
+    Word { current: Some(current.into()), withholds }
 }
 
 /// What was told, and of which version.
@@ -166,19 +170,19 @@ fn a_version_that_ends_soon_is_told_once_and_only_while_it_is_current_and_not_be
 fn a_rotation_s_version_is_not_current_before_it_is_promoted_whoever_tells_of_it_first() {
     for early in [true, false] {
         let mut standing = rotating("7");
-        assert_eq!(standing.pinned().map(|version| &*version.id), Some("7"), "pinned before there is a version");
+        assert_eq!(standing.word(), word("7", true), "withheld before there is a version");
         if early {
             assert_eq!(hear(&mut standing, &added("8")), None);
         }
         standing.added(&mark("8", None), at(3));
         assert_eq!(told(&standing), Some((EventKind::RotationAdvanced, Some("8"))));
         assert_eq!(hear(&mut standing, &added("8")), None);
-        assert_eq!((current(&standing), standing.pinned().is_some()), (Some("7"), true));
+        assert_eq!(standing.word(), word("7", true));
         assert!(standing.promote(Some(at(99)), at(4)));
         assert_eq!(told(&standing), Some((EventKind::VersionCurrent, Some("8"))));
         let event = standing.event().unwrap();
         assert_eq!((event.previous.as_deref(), event.retires), (Some("7"), Some(at(99))));
-        assert_eq!((current(&standing), standing.pinned()), (Some("8"), None));
+        assert_eq!(standing.word(), word("8", false));
         standing.retire(&RotationName::from_id("a").unwrap(), &"7".into(), Some(at(99)), Origin::Schedule, at(5));
         assert_eq!(told(&standing), Some((EventKind::VersionRetiring, Some("7"))));
         standing.retired(at(6));
@@ -195,9 +199,9 @@ fn an_abandoned_version_never_becomes_current_and_a_newer_one_ends_the_pin() {
     standing.end(at(4));
     assert_eq!(told(&standing), Some((EventKind::RotationEnded, None)));
     assert_eq!(hear(&mut standing, &added("8")), None);
-    assert_eq!((current(&standing), standing.pinned().map(|version| &*version.id)), (Some("7"), Some("7")));
+    assert_eq!(standing.word(), word("7", true));
     assert_eq!(hear(&mut standing, &added("9")), Some((EventKind::VersionCurrent, Some("9".into()))));
-    assert_eq!(standing.pinned(), None);
+    assert_eq!(standing.word(), word("9", false));
 }
 
 #[test]
@@ -221,7 +225,7 @@ fn a_rotation_that_ends_without_a_version_leaves_those_of_others() {
     let mut standing = rotating("7");
     hear(&mut standing, &added("8"));
     standing.end(at(3));
-    assert_eq!((current(&standing), standing.pinned(), standing.rotation()), (Some("8"), None, None));
+    assert_eq!((standing.word(), standing.rotation()), (word("8", false), None));
 }
 
 #[test]
@@ -234,4 +238,17 @@ fn what_is_kept_of_a_secret_is_bounded_and_what_matters_stays() {
     let kept = (1..1_000).filter(|number| standing.version(&number.to_string()).is_some()).count();
     assert_eq!(kept, 32);
     assert_eq!((current(&standing), standing.version("8").is_some()), (Some("7"), true));
+}
+
+#[test]
+fn the_first_version_that_a_rotation_adds_is_withheld_like_any_other() {
+    let mut standing = Standing::new(secret());
+    let nothing = Word { current: None, withholds: true };
+    standing.begin(RotationName::from_id("a").unwrap(), CREATES, Origin::Schedule, at(2));
+    assert_eq!(standing.word(), nothing);
+    hear(&mut standing, &added("1"));
+    standing.added(&mark("1", None), at(3));
+    assert_eq!(standing.word(), nothing);
+    assert!(standing.promote(None, at(4)));
+    assert_eq!(standing.word(), word("1", false));
 }

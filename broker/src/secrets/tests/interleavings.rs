@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::world::{World, id};
+use super::world::{World, id, withholding};
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, VersionId};
-use crate::secrets::{Demand, Newest, Read, SecretBytes, Source, Switched, VersionInfo, VersionState};
+use crate::secrets::{Demand, Newest, Read, SecretBytes, Source, Switched, VersionInfo, VersionState, Word};
 use crate::state::Revision;
 
 const INTERLEAVINGS: u64 = 100_000;
@@ -113,7 +113,7 @@ impl<'a> Interleaving<'a> {
             tokio::task::yield_now().await;
             self.poll();
         }
-        self.world.secrets.pin(&self.secret, None);
+        self.world.secrets.heed(&self.secret, Word::default());
         let mut script = self.world.store.script();
         script.versions.clear();
         script.lag = 0;
@@ -173,8 +173,8 @@ impl<'a> Interleaving<'a> {
     }
 
     fn pin(&self, version: Option<u64>) {
-        let version = version.map(|number| number.to_string().into());
-        if self.world.secrets.pin(&self.secret, version) {
+        let word = version.map(|number| withholding(&number.to_string())).unwrap_or_default();
+        if self.world.secrets.heed(&self.secret, word) {
             self.world.secrets.invalidate(&self.secret, None);
         }
     }

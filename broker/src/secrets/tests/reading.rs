@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::world::{FRESHNESS, World, at, db, id, settle, until};
+use super::world::{FRESHNESS, World, at, db, id, settle, until, withholding};
 use crate::error::{Detail, Reason};
 use crate::names::{SecretName, VersionId};
-use crate::secrets::{Demand, Freshness, Newest, Source, VersionState};
+use crate::secrets::{Demand, Freshness, Newest, Source, VersionState, Word};
 use crate::state::Revision;
 
 const ASK: Demand<'static> = Demand { max_age: Some(Duration::ZERO), min_revision: Revision::new(0), epoch: "" };
@@ -417,14 +417,14 @@ async fn a_pinned_secret_has_no_other_latest_and_other_versions_are_read_by_thei
     let world = World::new();
     world.store.put(&db(), 1);
     world.latest().await.unwrap();
-    assert!(world.secrets.pin(&db(), Some("1".into())));
-    assert!(!world.secrets.pin(&db(), Some("1".into())), "told twice, it is no news");
+    assert!(world.secrets.heed(&db(), withholding("1")));
+    assert!(!world.secrets.heed(&db(), withholding("1")), "told twice, it is no news");
     world.store.put(&db(), 2);
     world.secrets.invalidate(&db(), None);
     assert_eq!(id(&world.latest().await), Ok("1"));
     assert_eq!(id(&world.demand(ASK).await), Ok("1"));
     assert_eq!(id(&world.version("2").await), Ok("2"));
-    assert!(world.secrets.pin(&db(), None));
+    assert!(world.secrets.heed(&db(), Word::default()));
     world.secrets.invalidate(&db(), Some(Newest { id: "2".into(), created: None }));
     assert_eq!(id(&world.latest().await), Ok("2"));
 }
@@ -443,7 +443,7 @@ async fn after_a_gap_in_the_log_nothing_kept_is_served_and_no_revision_is_known(
     let read = world.begin(ASK);
     until(|| world.store.held() == 1).await;
     world.store.put(&db(), 3);
-    world.secrets.begin_anew([(other.clone(), "1".into())].into());
+    world.secrets.begin_anew([(other.clone(), withholding("1"))].into());
     world.store.put(&other, 2);
     world.store.script().holds = false;
     world.store.release(0, None);

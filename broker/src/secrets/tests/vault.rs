@@ -116,7 +116,7 @@ impl World {
         let vault = Arc::new(Vault { clock: Arc::clone(&shared), versions: Mutex::default() });
         let name = StoreName::from_id("main").unwrap();
         let settings = CacheSettings { size: 64 << 20, stores: [(name.clone(), FRESHNESS)].into() };
-        let secrets = Secrets::new([(name, Arc::clone(&vault) as _)].into(), &settings, &shared);
+        let secrets = Secrets::new([(name, Arc::clone(&vault) as _)].into(), &settings, None, &shared);
         Self { secrets, vault, clock }
     }
 

@@ -12,8 +12,8 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{NameError, SecretName, StoreName, VersionId};
 use crate::secrets::{
-    CacheSettings, Demand, Fetched, Freshness, Labels, Listing, Page, Provider, Read, SecretBytes, SecretInfo, Secrets,
-    Switched, VersionInfo, VersionState,
+    CacheSettings, Demand, Fetched, Freshness, Guarded, Labels, Listing, Page, Provider, Read, SecretBytes, SecretInfo,
+    Secrets, Switched, VersionInfo, VersionState, Ward, Word,
 };
 use crate::state::{Epoch, Position, Revision};
 
@@ -42,20 +42,25 @@ impl World {
     }
 
     pub(super) fn with(freshness: Freshness) -> Self {
-        Self::made(freshness, 64 << 20)
+        Self::made(freshness, 64 << 20, None)
     }
 
     pub(super) fn sized(size: u64) -> Self {
-        Self::made(FRESHNESS, size)
+        Self::made(FRESHNESS, size, None)
     }
 
-    fn made(freshness: Freshness, size: u64) -> Self {
+    /// Rotations add versions to [`db`].
+    pub(super) fn rotated(ward: Arc<dyn Ward>) -> Self {
+        Self::made(FRESHNESS, 64 << 20, Some(Guarded { secrets: [db()].into(), ward }))
+    }
+
+    fn made(freshness: Freshness, size: u64, guarded: Option<Guarded>) -> Self {
         let (store, clock) = (Arc::new(Scripted::default()), ManualClock::new());
         let name = StoreName::from_id("main").unwrap();
         let settings = CacheSettings { size, stores: [(name.clone(), freshness)].into() };
         let provider: Arc<dyn Provider> = Arc::clone(&store) as _;
         let shared: crate::clock::SharedClock = Arc::clone(&clock) as _;
-        let secrets = Secrets::new([(name, provider)].into(), &settings, &shared);
+        let secrets = Secrets::new([(name, provider)].into(), &settings, guarded, &shared);
         Self { secrets, store, clock, revision: AtomicU64::new(0) }
     }
 
@@ -92,6 +97,11 @@ impl World {
 
 pub(super) fn db() -> SecretName {
     SecretName::parse("stores/main/secrets/db").unwrap()
+}
+
+/// While a rotation has a version that is not current yet.
+pub(super) fn withholding(current: &str) -> Word {
+    Word { current: Some(current.into()), withholds: true }
 }
 
 pub(super) fn id(read: &Result<Read, Failure>) -> Result<&str, Reason> {
