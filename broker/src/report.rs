@@ -4,6 +4,7 @@ mod credentials;
 mod databases;
 mod events;
 mod overview;
+mod rotations;
 mod stores;
 mod watches;
 
@@ -11,7 +12,7 @@ pub use overview::overview;
 
 use keyferry_proto::v1::{
     AuditStatus, BrokerStatus, BuildInfo, CacheStatus, ErrorDetail, ErrorReason, HealthState, IssuerStatus,
-    PolicyStatus, ReloadStatus, RotationCounts, StateStatus, StoreStatus, TlsStatus,
+    PolicyStatus, ReloadStatus, StateStatus, StoreStatus, TlsStatus,
 };
 
 use crate::admission::PolicyStore;
@@ -19,7 +20,6 @@ use crate::app::{Parts, StoreSummary};
 use crate::audit::Log;
 use crate::identity::token;
 use crate::names::StoreName;
-use crate::rotation::watch::Watches;
 use crate::rpc::timestamp;
 use crate::secrets::CacheAccount;
 use crate::state::State;
@@ -42,7 +42,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         databases: databases::status(&parts.leases, &parts.database_tokens),
         leases: databases::counts(&parts.leases),
         cache: Some(cache(parts.secrets.cache_accounts())),
-        rotations: Some(rotations(&parts.watches)),
+        rotations: Some(rotations::counts(&parts.engine, &parts.watches)),
         ..BrokerStatus::default()
     }
 }
@@ -90,6 +90,7 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     credentials::samples(&parts.credentials, out);
     databases::samples(&parts.leases, &parts.database_tokens, out);
     events::samples(&parts.sources, out);
+    rotations::samples(&parts.engine, out);
     watches::samples(&parts.watches, out);
 }
 
@@ -194,12 +195,6 @@ fn cache([values, labels]: [CacheAccount; 2]) -> CacheStatus {
         stale_count: count(values.stale),
         evicted_count: count(values.evicted + labels.evicted),
     }
-}
-
-fn rotations(watches: &Watches) -> RotationCounts {
-    let (streamed, behind) = watches::streamed(watches);
-    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    RotationCounts { subscriber_count: count(streamed), lagging_count: count(behind), ..RotationCounts::default() }
 }
 
 fn audit(log: &Log) -> AuditStatus {

@@ -20,6 +20,7 @@ use crate::error::{Failure, Reason};
 use crate::names::{RotationName, SecretName};
 use crate::requests::RequestId;
 use crate::rotation::engine::{Engine, Order, Rotation, check_retirable, no_such_rotation};
+use crate::rotation::holders::Tally;
 use crate::secrets::Secrets;
 use crate::state::Revision;
 
@@ -79,7 +80,9 @@ impl Rotating {
 
     pub(super) async fn get(&self, call: Call, message: GetRotationRequest) -> Result<GetRotationResponse, Failure> {
         let (rotation, revision, _) = self.permitted(&call, &message.name).await?;
-        Ok(GetRotationResponse { rotation: Some(self.message(&rotation, revision).await?) })
+        let tally = self.engine.tally(&rotation).await?;
+        let part = Visible::new(self, &call).part(&rotation).await;
+        Ok(GetRotationResponse { rotation: Some(self.told(&part, tally, revision)) })
     }
 
     pub(super) async fn list(
@@ -112,7 +115,9 @@ impl Rotating {
                         let next_page_token = self.page_tokens.seal(&last.name, binding)?;
                         return Ok(ListRotationsResponse { rotations, next_page_token });
                     }
-                    rotations.push(self.message(&rotation, revision).await?);
+                    let tally = self.engine.tally_lately(&rotation).await?;
+                    let part = visible.part(&rotation).await;
+                    rotations.push(self.told(&part, tally, revision));
                 }
                 below = Some(rotation.name.clone());
             }
@@ -135,12 +140,12 @@ impl Rotating {
         check_justification(&message.justification)?;
         let request = CancelRotationRequest { request_id: String::new(), ..message.clone() };
         let request = request_id(&call, &message.request_id, &request)?;
-        let (rotation, _, permit) = self.permitted(&call, &message.name).await?;
+        let (rotation, _, permits) = self.permitted_all(&call, &message.name).await?;
         if let Some(id) = &request {
             self.engine.remember(call.caller.id(), id).await?;
         }
         call.announce().await?;
-        self.engine.cancel(&permit, &rotation.name).await?;
+        self.engine.cancel(&permits, &rotation.name).await?;
         let (rotation, revision) = self.engine.watch_end(&rotation.name, PATIENCE).await?;
         Ok(CancelRotationResponse { rotation: Some(self.message(&rotation, revision).await?) })
     }
@@ -153,7 +158,7 @@ impl Rotating {
         check_justification(&message.justification)?;
         let request = RetireRotationRequest { request_id: String::new(), ..message.clone() };
         let request = request_id(&call, &message.request_id, &request)?;
-        let (rotation, revision, permit) = self.permitted(&call, &message.name).await?;
+        let (rotation, revision, permits) = self.permitted_all(&call, &message.name).await?;
         if message.validate_only {
             check_retirable(&rotation)?;
             return Ok(RetireRotationResponse { rotation: Some(self.message(&rotation, revision).await?) });
@@ -162,7 +167,7 @@ impl Rotating {
             self.engine.remember(call.caller.id(), id).await?;
         }
         call.announce().await?;
-        self.engine.retire(&permit, &rotation.name).await?;
+        self.engine.retire(&permits, &rotation.name).await?;
         let (rotation, revision) = self.engine.watch_end(&rotation.name, PATIENCE).await?;
         Ok(RetireRotationResponse { rotation: Some(self.message(&rotation, revision).await?) })
     }
@@ -173,11 +178,19 @@ impl Rotating {
         call.draft.note(|record| record.resource = Some(name.shared()));
         let (rotation, revision) = self.engine.find(&name).await?;
         let secret = rotation.targets.first().map(|target| target.secret.clone()).ok_or_else(misfit)?;
-        let permit = self.admit(call, &secret).await.map_err(|failure| {
-            let hidden = matches!(failure.reason(), Reason::AccessDenied | Reason::SecretNotFound);
-            if hidden { no_such_rotation(&name) } else { failure }
-        })?;
+        let permit = self.admit(call, &secret).await.map_err(hidden(&name))?;
         Ok((rotation, revision, permit))
+    }
+
+    /// For what is done to all of its secrets.
+    async fn permitted_all(&self, call: &Call, name: &str) -> Result<(Rotation, Revision, Vec<Permit>), Failure> {
+        let (rotation, revision, permit) = self.permitted(call, name).await?;
+        let mut permits = vec![permit];
+        for fellow in rotation.targets.iter().skip(1) {
+            permits.push(self.admit(call, &fellow.secret).await.map_err(hidden(&rotation.name))?);
+        }
+        call.draft.note(|record| record.resource = Some(rotation.name.shared()));
+        Ok((rotation, revision, permits))
     }
 
     async fn admit(&self, call: &Call, secret: &SecretName) -> Result<Permit, Failure> {
@@ -185,8 +198,11 @@ impl Rotating {
     }
 
     async fn message(&self, rotation: &Rotation, revision: Revision) -> Result<RotationMessage, Failure> {
-        let standing = Standing { tally: self.engine.tally(rotation).await?, revision, epoch: self.engine.epoch() };
-        Ok(rotation_message(rotation, standing))
+        Ok(self.told(rotation, self.engine.tally(rotation).await?, revision))
+    }
+
+    fn told(&self, rotation: &Rotation, tally: Tally, revision: Revision) -> RotationMessage {
+        rotation_message(rotation, Standing { tally, revision, epoch: self.engine.epoch() })
     }
 }
 
@@ -203,7 +219,25 @@ impl<'a> Visible<'a> {
     }
 
     async fn allows(&mut self, rotation: &Rotation) -> bool {
-        let Some(secret) = rotation.targets.first().map(|target| &target.secret) else { return false };
+        match rotation.targets.first() {
+            Some(first) => self.allows_secret(&first.secret).await,
+            None => false,
+        }
+    }
+
+    /// With those of its secrets that the caller may see.
+    async fn part(&mut self, rotation: &Rotation) -> Rotation {
+        let mut part = rotation.clone();
+        part.targets.clear();
+        for target in &rotation.targets {
+            if self.allows_secret(&target.secret).await {
+                part.targets.push(target.clone());
+            }
+        }
+        part
+    }
+
+    async fn allows_secret(&mut self, secret: &SecretName) -> bool {
         if let Some(decided) = self.decided.get(secret) {
             return *decided;
         }
@@ -216,6 +250,13 @@ impl<'a> Visible<'a> {
         let allowed = resource.is_some_and(|resource| self.call.may(Action::GetRotation, &resource));
         self.decided.insert(secret.clone(), allowed);
         allowed
+    }
+}
+
+fn hidden(name: &RotationName) -> impl Fn(Failure) -> Failure {
+    move |failure| {
+        let is_hidden = matches!(failure.reason(), Reason::AccessDenied | Reason::SecretNotFound);
+        if is_hidden { no_such_rotation(name) } else { failure }
     }
 }
 

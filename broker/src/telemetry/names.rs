@@ -233,6 +233,23 @@ pub static SUBSCRIBERS_BEHIND: Metric = gauge(
     &[],
 );
 
+pub static ROTATIONS: Metric = gauge(
+    "keyferry.rotations",
+    "keyferry_rotations",
+    "Rotations before their new version is current (`running`), before the old one is out of use (`retiring`), and those \
+     that failed within the last day.",
+    "{rotation}",
+    &["state"],
+);
+
+pub static ROTATION_OLDEST: Metric = gauge(
+    "keyferry.rotation.oldest",
+    "keyferry_rotation_oldest_timestamp_seconds",
+    "When the oldest rotation began that is not over, in seconds since 1970; none where all are.",
+    "s",
+    &[],
+);
+
 pub static WATCH_MESSAGES: Metric = counter(
     "keyferry.watch.messages",
     "keyferry_watch_messages_total",
@@ -513,6 +530,8 @@ pub static ALL: &[&Metric] = &[
     &SUBSCRIBERS,
     &SUBSCRIBERS_STREAMED,
     &SUBSCRIBERS_BEHIND,
+    &ROTATIONS,
+    &ROTATION_OLDEST,
     &WATCH_MESSAGES,
     &WATCH_EVENTS,
     &WATCH_RESYNCS,

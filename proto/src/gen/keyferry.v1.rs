@@ -1065,15 +1065,18 @@ pub struct RotationCounts {
     /// Failed within the last day.
     #[prost(int64, tag = "3")]
     pub failed_count: i64,
-    /// Subscribers with a stream at this replica.
+    /// Streams of subscribers at this replica.
     #[prost(int64, tag = "4")]
     pub subscriber_count: i64,
-    /// Of those, behind the log.
+    /// Of those, behind the log. Not told yet.
     #[prost(int64, tag = "5")]
     pub lagging_count: i64,
-    /// When the next scheduled rotation is due. Absent: none is scheduled.
+    /// When the next scheduled rotation is due. Absent: none is scheduled, or another replica leads.
     #[prost(message, optional, tag = "6")]
     pub next_schedule_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the oldest rotation began that is not over. Absent: all are.
+    #[prost(message, optional, tag = "7")]
+    pub oldest_start_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// How well something does. Unhealthy parts say why in their last_error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -3110,7 +3113,7 @@ pub mod rotation_service_client {
         /// Action: RotateSecret on the secret and on every other target.
         /// Idempotent by request_id.
         /// Reasons: SECRET_NOT_FOUND, ROTATION_NOT_CONFIGURED, ROTATION_IN_PROGRESS (its metadata names the rotation),
-        /// REQUEST_ID_CONFLICT.
+        /// ROTATION_STATE (its window is closed), REQUEST_ID_CONFLICT.
         pub async fn rotate_secret(
             &mut self,
             request: impl tonic::IntoRequest<super::RotateSecretRequest>,
@@ -3135,7 +3138,7 @@ pub mod rotation_service_client {
                 .insert(GrpcMethod::new("keyferry.v1.RotationService", "RotateSecret"));
             self.inner.unary(req, path, codec).await
         }
-        /// Reads one rotation.
+        /// Reads one rotation. Targets that the caller may not see are left out.
         ///
         /// Action: GetRotation on the rotation's secret.
         /// Reasons: ROTATION_NOT_FOUND.
@@ -3163,7 +3166,8 @@ pub mod rotation_service_client {
                 .insert(GrpcMethod::new("keyferry.v1.RotationService", "GetRotation"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists rotations, newest first. Those of secrets that the caller may not see are left out.
+        /// Lists rotations, newest first. Those of secrets that the caller may not see are left out, and
+        /// so are such targets.
         ///
         /// Action: GetRotation on each rotation's secret.
         /// Reasons: INVALID_PAGE_TOKEN.
@@ -3194,7 +3198,7 @@ pub mod rotation_service_client {
         /// Stops a rotation. Before CURRENT the new version is abandoned and the old one stays; in CURRENT and RETIRING the
         /// new version stays and the old one is not disabled. Succeeds when it is cancelled already.
         ///
-        /// Action: CancelRotation on the rotation's secret.
+        /// Action: CancelRotation on every target.
         /// Reasons: ROTATION_NOT_FOUND, ROTATION_STATE (retired or failed), REQUEST_ID_CONFLICT.
         pub async fn cancel_rotation(
             &mut self,
@@ -3225,7 +3229,7 @@ pub mod rotation_service_client {
         /// Retires the old version now, without waiting for subscribers or the deadline: for a value that has leaked.
         /// Succeeds when it is retired already.
         ///
-        /// Action: RetireRotation on the rotation's secret.
+        /// Action: RetireRotation on every target.
         /// Reasons: ROTATION_NOT_FOUND, ROTATION_STATE (not yet CURRENT, failed or cancelled), REQUEST_ID_CONFLICT.
         pub async fn retire_rotation(
             &mut self,
@@ -3372,7 +3376,7 @@ pub mod rotation_service_server {
         /// Action: RotateSecret on the secret and on every other target.
         /// Idempotent by request_id.
         /// Reasons: SECRET_NOT_FOUND, ROTATION_NOT_CONFIGURED, ROTATION_IN_PROGRESS (its metadata names the rotation),
-        /// REQUEST_ID_CONFLICT.
+        /// ROTATION_STATE (its window is closed), REQUEST_ID_CONFLICT.
         async fn rotate_secret(
             &self,
             request: tonic::Request<super::RotateSecretRequest>,
@@ -3380,7 +3384,7 @@ pub mod rotation_service_server {
             tonic::Response<super::RotateSecretResponse>,
             tonic::Status,
         >;
-        /// Reads one rotation.
+        /// Reads one rotation. Targets that the caller may not see are left out.
         ///
         /// Action: GetRotation on the rotation's secret.
         /// Reasons: ROTATION_NOT_FOUND.
@@ -3391,7 +3395,8 @@ pub mod rotation_service_server {
             tonic::Response<super::GetRotationResponse>,
             tonic::Status,
         >;
-        /// Lists rotations, newest first. Those of secrets that the caller may not see are left out.
+        /// Lists rotations, newest first. Those of secrets that the caller may not see are left out, and
+        /// so are such targets.
         ///
         /// Action: GetRotation on each rotation's secret.
         /// Reasons: INVALID_PAGE_TOKEN.
@@ -3405,7 +3410,7 @@ pub mod rotation_service_server {
         /// Stops a rotation. Before CURRENT the new version is abandoned and the old one stays; in CURRENT and RETIRING the
         /// new version stays and the old one is not disabled. Succeeds when it is cancelled already.
         ///
-        /// Action: CancelRotation on the rotation's secret.
+        /// Action: CancelRotation on every target.
         /// Reasons: ROTATION_NOT_FOUND, ROTATION_STATE (retired or failed), REQUEST_ID_CONFLICT.
         async fn cancel_rotation(
             &self,
@@ -3417,7 +3422,7 @@ pub mod rotation_service_server {
         /// Retires the old version now, without waiting for subscribers or the deadline: for a value that has leaked.
         /// Succeeds when it is retired already.
         ///
-        /// Action: RetireRotation on the rotation's secret.
+        /// Action: RetireRotation on every target.
         /// Reasons: ROTATION_NOT_FOUND, ROTATION_STATE (not yet CURRENT, failed or cancelled), REQUEST_ID_CONFLICT.
         async fn retire_rotation(
             &self,
@@ -4157,7 +4162,8 @@ pub struct AddSecretVersionResponse {
     /// The new version. Under validate_only its name is empty.
     #[prost(message, optional, tag = "1")]
     pub version: ::core::option::Option<SecretVersion>,
-    /// The rotation log's revision of the change, for min_revision. 0 under validate_only.
+    /// The rotation log's revision of the change, for min_revision. 0 under validate_only, and where the change is made and
+    /// the state is out, so that the log follows later.
     #[prost(int64, tag = "2")]
     pub revision: i64,
     /// The epoch that the revision belongs to.

@@ -20,6 +20,19 @@ pub(super) struct Book {
     pub(super) is_read: bool,
 }
 
+/// Rotations, by what they do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Before the new version is current.
+    pub running: usize,
+    /// The old version is not out of use yet.
+    pub retiring: usize,
+    pub failed: usize,
+    /// When the oldest of those began that are not over.
+    pub oldest: Option<Timestamp>,
+    pub next_start: Option<Timestamp>,
+}
+
 #[derive(Debug)]
 struct Held {
     rotation: Arc<Rotation>,
@@ -41,6 +54,23 @@ impl Book {
 
     pub(super) fn get(&self, name: &RotationName) -> Option<(&Arc<Rotation>, Revision)> {
         self.rotations.get(name).map(|held| (&held.rotation, held.revision))
+    }
+
+    pub(super) fn counts(&self, counts_still: impl Fn(Timestamp) -> bool) -> Counts {
+        let mut counts = Counts::default();
+        for rotation in self.rotations.values().map(|held| &held.rotation) {
+            match rotation.stage() {
+                Stage::Planned | Stage::Created | Stage::Set | Stage::Tested => counts.running += 1,
+                Stage::Current | Stage::Retiring => counts.retiring += 1,
+                Stage::Failed => counts.failed += usize::from(counts_still(rotation.reached())),
+                Stage::Retired | Stage::Cancelled => {}
+            }
+            if !rotation.settled {
+                let oldest = counts.oldest.unwrap_or(rotation.created);
+                counts.oldest = Some(oldest.min(rotation.created));
+            }
+        }
+        counts
     }
 
     /// Whether one that is not over has any of the secrets in hand.

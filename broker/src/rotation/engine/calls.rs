@@ -84,8 +84,8 @@ impl Engine {
     }
 
     /// Before `Current` the new version is abandoned; from then on the old one is kept.
-    pub async fn cancel(&self, permit: &Permit, name: &RotationName) -> Result<(), Failure> {
-        self.decide(permit, Action::CancelRotation, name, |rotation, now| match rotation.stage() {
+    pub async fn cancel(&self, permits: &[Permit], name: &RotationName) -> Result<(), Failure> {
+        self.decide(permits, Action::CancelRotation, name, |rotation, now| match rotation.stage() {
             Stage::Cancelled => Ok(false),
             Stage::Retiring if rotation.attempts() > 0 => {
                 Err(wrong_state(name, "is taking the old version out of use"))
@@ -101,8 +101,8 @@ impl Engine {
     }
 
     /// Whoever still holds the old version.
-    pub async fn retire(&self, permit: &Permit, name: &RotationName) -> Result<(), Failure> {
-        self.decide(permit, Action::RetireRotation, name, |rotation, _| {
+    pub async fn retire(&self, permits: &[Permit], name: &RotationName) -> Result<(), Failure> {
+        self.decide(permits, Action::RetireRotation, name, |rotation, _| {
             check_retirable(rotation)?;
             let is_news = !rotation.retire_now && rotation.stage() != Stage::Retired;
             rotation.retire_now = true;
@@ -132,9 +132,10 @@ impl Engine {
         }
     }
 
+    /// Needs a permit for each of the rotation's secrets.
     async fn decide(
         &self,
-        permit: &Permit,
+        permits: &[Permit],
         action: Action,
         name: &RotationName,
         edit: impl Fn(&mut Rotation, Timestamp) -> Result<bool, Failure>,
@@ -142,8 +143,11 @@ impl Engine {
         let key = key(name)?;
         for _ in 0..TRIES {
             let (mut rotation, revision) = self.find(name).await?;
-            let fits = matches!(permit.resource(), Resource::Secret(secret, _) if rotation.is_of(secret));
-            if permit.action() != action || !fits {
+            let fits = |permit: &Permit, target: &Target| {
+                let is_of = matches!(permit.resource(), Resource::Secret(secret, _) if *secret == target.secret);
+                is_of && permit.action() == action
+            };
+            if !rotation.targets.iter().all(|target| permits.iter().any(|permit| fits(permit, target))) {
                 return Err(misfit());
             }
             let now = self.0.clock.now();
@@ -211,8 +215,13 @@ impl Inner {
         now: Timestamp,
     ) -> Result<Rotation, Failure> {
         let others = settings.targets.iter().filter(|target| *target != first);
-        let target =
-            |secret: &SecretName| Target { secret: secret.clone(), version: None, previous: None, last_error: None };
+        let target = |secret: &SecretName| Target {
+            secret: secret.clone(),
+            version: None,
+            previous: None,
+            last_error: None,
+            unanswered: Vec::new(),
+        };
         Ok(Rotation {
             name: new_name(now)?,
             plan: plan.to_owned(),
@@ -280,13 +289,6 @@ impl Inner {
             return Ok(Some(name));
         }
         Ok(None)
-    }
-}
-
-impl Rotation {
-    /// Its own secret is the one that was asked for.
-    pub(super) fn is_of(&self, secret: &SecretName) -> bool {
-        self.targets.first().is_some_and(|target| target.secret == *secret)
     }
 }
 

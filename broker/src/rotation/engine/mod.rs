@@ -18,15 +18,17 @@ mod steps;
 mod timetable;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::book::Book;
+pub use self::book::Counts;
 pub use self::calls::{Order, check_retirable};
 pub use self::record::{Rotation, Stage, Step, StrategyKind, Target, Trouble};
 pub(crate) use self::timetable::Timetable;
@@ -34,12 +36,17 @@ use super::Log;
 use super::holders::{Holders, Release, Tally};
 use super::settings::RotationSettings;
 use super::strategies::postgres::Logins;
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::failpoints::Failpoints;
 use crate::names::{DatabaseName, RotationName, SecretName};
 use crate::secrets::Custody;
 use crate::state::{Key, KeyError, Revision, State};
+
+/// How old a list's counts of subscribers may be.
+const LATELY: Duration = Duration::from_secs(1);
+/// For how long a failure is counted.
+const DAY: Duration = Duration::from_hours(24);
 
 /// All rotations, and the tasks that carry them out. Clones share them.
 #[derive(Clone, Debug)]
@@ -57,6 +64,10 @@ struct Inner {
     clock: SharedClock,
     failpoints: Arc<dyn Failpoints>,
     book: Mutex<Book>,
+    /// What was counted for lists.
+    lately: Mutex<HashMap<RotationName, (Instant, Tally)>>,
+    /// When a schedule starts the next rotation, as far as this replica knows: while it leads.
+    next_start: Mutex<Option<Timestamp>>,
     /// Told whenever something may be due earlier than it seemed.
     changed: Notify,
     tasks: TaskTracker,
@@ -92,6 +103,8 @@ impl Engine {
             clock,
             failpoints,
             book: Mutex::default(),
+            lately: Mutex::default(),
+            next_start: Mutex::default(),
             changed: Notify::new(),
             tasks: TaskTracker::new(),
             stop,
@@ -128,6 +141,21 @@ impl Engine {
         self.0.tally(rotation).await
     }
 
+    /// The same, as it was within the last second: a list asks about many, and each is counted over all subscribers.
+    pub async fn tally_lately(&self, rotation: &Rotation) -> Result<Tally, Failure> {
+        let now = self.0.clock.monotonic();
+        let is_late = |counted: Instant| now.saturating_duration_since(counted) < LATELY;
+        let known = self.0.lately().get(&rotation.name).copied();
+        if let Some((_, tally)) = known.filter(|(counted, _)| is_late(*counted)) {
+            return Ok(tally);
+        }
+        let tally = self.0.tally(rotation).await?;
+        let mut lately = self.0.lately();
+        lately.retain(|_, (counted, _)| is_late(*counted));
+        lately.insert(rotation.name.clone(), (now, tally));
+        Ok(tally)
+    }
+
     /// The secret's fellow targets, which whoever rotates it must be permitted to rotate, too. Fails where nothing is
     /// configured.
     pub async fn fellows(&self, secret: &SecretName) -> Result<Vec<SecretName>, Failure> {
@@ -138,6 +166,13 @@ impl Engine {
         }
     }
 
+    /// How many there are, as far as this replica has followed.
+    pub fn counts(&self) -> Counts {
+        let now = self.0.clock.now();
+        let counts = self.0.book().counts(|failed| failed.plus(DAY) >= now);
+        Counts { next_start: *self.0.next_start(), ..counts }
+    }
+
     /// Of the log whose revisions rotations tell.
     pub fn epoch(&self) -> String {
         self.0.state.status().epoch.map(|epoch| epoch.to_string()).unwrap_or_default()
@@ -145,6 +180,14 @@ impl Engine {
 }
 
 impl Inner {
+    fn lately(&self) -> MutexGuard<'_, HashMap<RotationName, (Instant, Tally)>> {
+        self.lately.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_start(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        self.next_start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -50,6 +50,7 @@ impl Engine {
                 known.clear();
                 led_by = Some(fence);
             }
+            let mut next_start: Option<Timestamp> = None;
             for (name, settings) in &self.0.plans {
                 let Some(schedule) = &settings.schedule else { continue };
                 if let Err(failure) = self.0.start_if_due(name, settings, schedule, fence, &mut known).await {
@@ -65,7 +66,11 @@ impl Engine {
                         known.not_before = self.0.clock.now().plus(PAUSE);
                     }
                 }
+                let last = known.get(name.as_str()).map(|known| known.last);
+                let start = last.and_then(|last| schedule.next(name, last, settings.window.as_ref()));
+                next_start = next_start.into_iter().chain(start).min();
             }
+            *self.0.next_start() = next_start;
             sleep(LONGEST_SLEEP).await;
         }
     }
