@@ -1,19 +1,25 @@
 //! The sources of events, each with what it needs to be told or to ask.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::BoxFuture;
+use zeroize::Zeroizing;
 
 use super::{Background, Credentials, StartError};
 use crate::clock::SharedClock;
 use crate::config::StoreSettings;
+use crate::error::Failure;
 use crate::gateway::Route;
 use crate::gateway::webhooks::{self, Room};
 use crate::identity::token::TokenVerifier;
 use crate::names::StoreName;
+use crate::providers::credential::{Credential, GOOGLE_CLOUD_SCOPE, Token};
 use crate::providers::guard::Budget;
 use crate::rotation::Log;
 use crate::rotation::sources::{
-    EventSettings, Intake, Place, Places, Poll, Polled, Pull, SenderSettings, SourceSettings,
+    Bearer, EventSettings, Intake, Place, Places, Poll, Polled, Pull, SenderSettings, SourceSettings,
 };
 use crate::secrets::{Provider, Secrets};
 use crate::state::Leadership;
@@ -63,7 +69,8 @@ impl Sources {
             };
             let credential = around.credentials.get(&pull.credential).cloned();
             let credential = credential.ok_or_else(|| StartError::EventCredential(intake.name().to_owned()))?;
-            around.background.spawn(Pull::new(intake, pull, credential).run());
+            let bearer = Arc::new(GoogleTokens { credential, last: Mutex::default() });
+            around.background.spawn(Pull::new(intake, pull, bearer).run());
         }
         Ok(routes)
     }
@@ -104,6 +111,41 @@ impl Sources {
         let verifier = TokenVerifier::start(sender.issuers.clone(), Arc::clone(clock)).await?;
         self.verifiers.push(Arc::clone(&verifier));
         Ok(verifier)
+    }
+}
+
+/// Of one credential, for the whole of Google Cloud.
+struct GoogleTokens {
+    credential: Arc<Credential>,
+    last: Mutex<Option<Token>>,
+}
+
+impl GoogleTokens {
+    fn last(&self) -> MutexGuard<'_, Option<Token>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for GoogleTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.credential.fmt(f)
+    }
+}
+
+impl Bearer for GoogleTokens {
+    fn token(&self) -> BoxFuture<'_, Result<Zeroizing<String>, Failure>> {
+        Box::pin(async {
+            let token = self.credential.token(GOOGLE_CLOUD_SCOPE).await?;
+            let value = Zeroizing::new(token.value().to_owned());
+            *self.last() = Some(token);
+            Ok(value)
+        })
+    }
+
+    fn refused(&self) {
+        if let Some(token) = self.last().take() {
+            self.credential.refused(GOOGLE_CLOUD_SCOPE, &token);
+        }
     }
 }
 

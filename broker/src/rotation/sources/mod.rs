@@ -12,6 +12,6 @@ mod told;
 pub use intake::{Account, Intake, Outcome};
 pub use places::{Place, Places};
 pub use poll::{Poll, Polled};
-pub use pull::Pull;
+pub use pull::{Bearer, Pull};
 pub use settings::{Demand, EventSettings, PullSettings, PushSettings, SenderSettings, SourceSettings};
 pub use told::Told;

@@ -1,9 +1,10 @@
 //! Pub/Sub, pulled through Google's own client. A message is acknowledged once what it tells is on record; one that could
 //! not be put there is given back, and comes again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use google_cloud_auth::credentials::{CacheableResource, CredentialsProvider, EntityTag};
 use google_cloud_auth::errors::CredentialsError;
 use google_cloud_gax::error::rpc::Code;
@@ -14,12 +15,12 @@ use google_cloud_pubsub::subscriber::ShutdownBehavior;
 use http::Extensions;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
 use super::google;
 use super::intake::Intake;
 use super::settings::PullSettings;
 use crate::error::{Failure, Reason};
-use crate::providers::credential::{Credential, GOOGLE_CLOUD_SCOPE, Token};
 
 /// Messages are small and dealt with one by one; more at hand would only wait here instead of there.
 const AT_HAND: i64 = 100;
@@ -29,17 +30,24 @@ const LEASE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// The seam to whoever keeps the broker's tokens for Google Cloud alive.
+pub trait Bearer: Send + Sync + std::fmt::Debug {
+    fn token(&self) -> BoxFuture<'_, Result<Zeroizing<String>, Failure>>;
+
+    /// The token that was given last was refused before its time; the next attempt shall have another.
+    fn refused(&self);
+}
+
 /// One subscription, pulled from for as long as the broker runs.
 pub struct Pull {
     intake: Arc<Intake>,
     settings: PullSettings,
-    tokens: Arc<Tokens>,
+    bearer: Arc<dyn Bearer>,
 }
 
 impl Pull {
-    pub fn new(intake: Arc<Intake>, settings: PullSettings, credential: Arc<Credential>) -> Self {
-        let tokens = Arc::new(Tokens { credential, last: Mutex::default() });
-        Self { intake, settings, tokens }
+    pub fn new(intake: Arc<Intake>, settings: PullSettings, bearer: Arc<dyn Bearer>) -> Self {
+        Self { intake, settings, bearer }
     }
 
     pub async fn run(self) {
@@ -61,7 +69,7 @@ impl Pull {
     /// Sends nothing yet.
     async fn stream(&self) -> Result<MessageStream, Failure> {
         let builder =
-            Subscriber::builder().with_credentials(FromKeeper(Arc::clone(&self.tokens))).with_grpc_subchannel_count(1);
+            Subscriber::builder().with_credentials(Credentials(Arc::clone(&self.bearer))).with_grpc_subchannel_count(1);
         let builder = match &self.settings.endpoint {
             Some(endpoint) => builder.with_endpoint(endpoint),
             None => builder,
@@ -86,7 +94,9 @@ impl Pull {
             let (message, handler) = match next {
                 Ok(next) => next,
                 Err(error) => {
-                    self.tokens.mistrusted(&error);
+                    if error.status().is_some_and(|status| status.code == Code::Unauthenticated) {
+                        self.bearer.refused();
+                    }
                     self.intake.fails(self.explained(&error));
                     return any;
                 }
@@ -146,40 +156,16 @@ impl std::fmt::Debug for Pull {
     }
 }
 
-/// The broker's own tokens, kept alive elsewhere.
-struct Tokens {
-    credential: Arc<Credential>,
-    /// The one that was sent last.
-    last: Mutex<Option<Token>>,
-}
+#[derive(Debug)]
+struct Credentials(Arc<dyn Bearer>);
 
-impl Tokens {
-    /// A token can be refused before its time; the next attempt shall have another.
-    fn mistrusted(&self, error: &Error) {
-        let refused = error.status().is_some_and(|status| status.code == Code::Unauthenticated);
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(token) = last.filter(|_| refused) {
-            self.credential.refused(GOOGLE_CLOUD_SCOPE, &token);
-        }
-    }
-}
-
-struct FromKeeper(Arc<Tokens>);
-
-impl std::fmt::Debug for FromKeeper {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.credential.fmt(f)
-    }
-}
-
-impl CredentialsProvider for FromKeeper {
+impl CredentialsProvider for Credentials {
     async fn headers(&self, _: Extensions) -> Result<CacheableResource<HeaderMap>, CredentialsError> {
-        let token = self.0.credential.token(GOOGLE_CLOUD_SCOPE).await;
+        let token = self.0.token().await;
         let token = token.map_err(|failure| CredentialsError::from_msg(true, failure.message()))?;
-        let mut value = HeaderValue::try_from(format!("Bearer {}", token.value()))
+        let mut value = HeaderValue::try_from(format!("Bearer {}", token.as_str()))
             .map_err(|_| CredentialsError::from_msg(false, "the token does not fit a header"))?;
         value.set_sensitive(true);
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
         let data = HeaderMap::from_iter([(AUTHORIZATION, value)]);
         Ok(CacheableResource::New { entity_tag: EntityTag::new(), data })
     }
