@@ -42,6 +42,28 @@ impl Surroundings<'_> {
             authorities.flat_map(|settings| [&settings.authority.certificate, &settings.authority.key]);
         of_authorities.any(|own| own == secret) || self.issuer.is_some_and(|issuer| issuer.secret == *secret)
     }
+
+    /// Whether a role's client certificates are for this user of the server.
+    fn certifies(&self, host: &str, port: u16, user: &str) -> bool {
+        let certificates = self.databases.values().filter_map(|database| match database {
+            DatabaseSettings::Postgres(PostgresDatabase { certificates, .. }) => certificates.as_ref(),
+            DatabaseSettings::Cockroach(_)
+            | DatabaseSettings::CloudSql(_)
+            | DatabaseSettings::Spanner(_)
+            | DatabaseSettings::Azure(_) => None,
+        });
+        let mut there = certificates
+            .filter(|settings| settings.server.host.eq_ignore_ascii_case(host) && settings.server.port == port);
+        there.any(|settings| settings.roles.values().any(|role| role.user == user))
+    }
+}
+
+/// What belongs to a rotation already.
+#[derive(Default)]
+struct Taken {
+    secrets: BTreeSet<SecretName>,
+    /// Of a server, which has one set of users for all its databases.
+    users: BTreeSet<(String, u16, String)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,11 +83,11 @@ enum FormKind {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>, around: &Surroundings<'_>) -> BTreeMap<String, RotationSettings> {
-    let mut taken = BTreeSet::new();
+    let mut taken = Taken::default();
     reader.named("rotations", ABOUT, name, |s| read_one(s, around, &mut taken))
 }
 
-fn read_one(s: &mut Section<'_, '_>, around: &Surroundings<'_>, taken: &mut BTreeSet<SecretName>) -> RotationSettings {
+fn read_one(s: &mut Section<'_, '_>, around: &Surroundings<'_>, taken: &mut Taken) -> RotationSettings {
     let targets = s.list(
         "targets",
         &secret(),
@@ -73,7 +95,7 @@ fn read_one(s: &mut Section<'_, '_>, around: &Surroundings<'_>, taken: &mut BTre
         "The secrets that get the same new value, `stores/NAME/secrets/NAME`; it is the current one when all of them \
          have it. A secret belongs to one rotation.",
     );
-    let targets = check_targets(s, &targets, around, taken);
+    let targets = check_targets(s, &targets, around, &mut taken.secrets);
     let kinds = [
         ("generate", StrategyKind::Generate),
         ("postgres", StrategyKind::Postgres),
@@ -87,7 +109,7 @@ fn read_one(s: &mut Section<'_, '_>, around: &Surroundings<'_>, taken: &mut BTre
     );
     let is = |wanted| kind.map(|kind| kind == wanted);
     let form = s.variant("generate", is(StrategyKind::Generate), form);
-    let two_users = s.variant("postgres", is(StrategyKind::Postgres), |s| two_users(s, around));
+    let two_users = s.variant("postgres", is(StrategyKind::Postgres), |s| two_users(s, around, &mut taken.users));
     RotationSettings {
         targets,
         strategy: match kind {
@@ -192,7 +214,11 @@ fn form(s: &mut Section<'_, '_>) -> Form {
     form
 }
 
-fn two_users(s: &mut Section<'_, '_>, around: &Surroundings<'_>) -> TwoUsers {
+fn two_users(
+    s: &mut Section<'_, '_>,
+    around: &Surroundings<'_>,
+    taken: &mut BTreeSet<(String, u16, String)>,
+) -> TwoUsers {
     let database = s.required("database", database(), "The NAME of the `[databases.NAME]` that the users are in.");
     let users = s.list(
         "users",
@@ -223,6 +249,17 @@ fn two_users(s: &mut Section<'_, '_>, around: &Surroundings<'_>) -> TwoUsers {
         Some((_, DatabaseSettings::Postgres(PostgresDatabase { users: Some(settings), .. }))) => {
             if users.contains(&settings.user) {
                 s.refuse("users", "has the broker's own login, which it would shut out; name two others");
+            }
+            for user in users.iter().filter(|user| !user.is_empty()) {
+                if around.certifies(&settings.host, settings.port, user) {
+                    s.refuse(
+                        "users",
+                        &format!("{user} logs in by certificates, too, which would end with its turn; name another"),
+                    );
+                }
+                if !taken.insert((settings.host.to_ascii_lowercase(), settings.port, user.clone())) {
+                    s.refuse("users", &format!("{user} is rotated by another rotation already; name another"));
+                }
             }
             Some(Place { host: settings.host.clone(), port: settings.port, database: settings.database.clone() })
         }

@@ -166,15 +166,43 @@ impl Standing {
         self.conclude(&before, Some((EventKind::RotationStarted, None)), origin, now);
     }
 
-    /// The rotation knows its version. What others added meanwhile counts from now on, and may be newer.
-    pub fn added(&mut self, mark: &VersionMark, now: Timestamp) {
+    /// The rotation knows its version. Unless `more` of its own may come, what others added meanwhile counts from now
+    /// on, and may be newer.
+    pub fn added(&mut self, mark: &VersionMark, more: bool, now: Timestamp) {
         self.step(now, |standing| {
             standing.known.release(mark, now, Release::Withheld);
-            standing.decide();
+            if !more {
+                standing.decide();
+            }
             if let Some(rotation) = &mut standing.known.rotation {
                 rotation.version = Some(Arc::clone(&mark.id));
             }
             (EventKind::RotationAdvanced, Some(Arc::clone(&mark.id)))
+        });
+    }
+
+    /// The rotation added it and does not take it up: whatever was said of it, it never becomes current.
+    pub fn withhold(&mut self, mark: &VersionMark, now: Timestamp) {
+        self.step(now, |standing| {
+            standing.known.release(mark, now, Release::Withheld);
+            (EventKind::RotationAdvanced, Some(Arc::clone(&mark.id)))
+        });
+    }
+
+    pub fn is_undecided(&self, id: &str) -> bool {
+        self.version(id).is_some_and(|version| version.release == Release::Undecided)
+    }
+
+    /// Those of them that nobody had claimed are not the rotation's, and count from now on.
+    pub fn concede(&mut self, ids: &[Arc<str>], now: Timestamp) {
+        self.step(now, |standing| {
+            let undecided = |version: &&mut Version| version.release == Release::Undecided;
+            for version in
+                standing.known.versions.iter_mut().filter(undecided).filter(|version| ids.contains(&version.id))
+            {
+                version.release = Release::Released;
+            }
+            (EventKind::RotationAdvanced, None)
         });
     }
 

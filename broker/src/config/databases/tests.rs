@@ -181,3 +181,21 @@ fn the_guide_to_rotation_shows_configuration_that_is_accepted() {
 fn shown(page: &str) -> Vec<&str> {
     page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
+
+#[test]
+fn refuses_to_let_a_user_take_turns_in_two_rotations_or_beside_its_certificates() {
+    let login = "user = \"keyferry\"\ncertificate = \"c.pem\"\nkey = \"c.key\"\n";
+    let certified = "[databases.shop.roles.app]\ncredential = \"certificate\"\nuser = \"app\"\n";
+    let rotation = |name: &str, users: &str| {
+        format!(
+            "[rotations.{name}]\ntargets = [\"stores/main/secrets/{name}\"]\nkind = \"postgres\"\n\
+             database = \"shop\"\nusers = {users}\n"
+        )
+    };
+    let (one, two) = (rotation("one", "[\"a\", \"b\"]"), rotation("two", "[\"c\", \"d\"]"));
+    assert!(parse(&[POSTGRES, login, &one, &two]).is_ok());
+    let lines = report(&[POSTGRES, login, &one, &rotation("two", "[\"c\", \"b\"]")]);
+    assert!(lines.contains("[rotations.two] users: b is rotated by another rotation already"), "{lines}");
+    let lines = report(&[POSTGRES, login, CLIENT_CA, certified, &rotation("one", "[\"a\", \"app\"]")]);
+    assert!(lines.contains("[rotations.one] users: app logs in by certificates, too"), "{lines}");
+}

@@ -1,6 +1,6 @@
 //! One rotation in a worker's hands: what is on record of it, and how that changes.
 
-use super::record::{Rotation, Stage, Trouble};
+use super::record::{Rotation, Stage, Target, Trouble};
 use super::{Inner, book, key};
 use crate::clock::Timestamp;
 use crate::error::{Failure, Reason};
@@ -77,7 +77,9 @@ impl<'a> Attempt<'a> {
             Stage::Tested => self.promote().await?,
             Stage::Current => self.announce_retirement().await?,
             Stage::Retiring => return self.retire().await.map(|wait| wait.map(Next::At)),
-            Stage::Retired | Stage::Failed | Stage::Cancelled => self.settle().await?,
+            Stage::Retired | Stage::Failed | Stage::Cancelled => {
+                return self.settle().await.map(|wait| wait.map(Next::At));
+            }
         }
         Ok(None)
     }
@@ -136,6 +138,20 @@ impl<'a> Attempt<'a> {
             Outcome::Conflict(_) => Err(Halt::Overtaken),
             Outcome::Unknown => Err(Halt::Failed(undecided())),
         }
+    }
+
+    pub(super) async fn save_target(
+        &mut self,
+        target: usize,
+        edit: impl FnOnce(&mut Target, Timestamp),
+    ) -> Result<(), Halt> {
+        let now = self.engine.clock.now();
+        self.save(|rotation| {
+            if let Some(target) = rotation.targets.get_mut(target) {
+                edit(target, now);
+            }
+        })
+        .await
     }
 
     /// Changes the record and what is known of some of its secrets, in one transaction.

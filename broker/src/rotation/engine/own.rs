@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use super::attempt::{Attempt, Halt};
-use super::record::{Stage, Users};
+use super::record::{Stage, Target, Users};
 use crate::databases::new_password;
 use crate::error::{Failure, Reason};
 use crate::failpoints::Point;
-use crate::names::SecretName;
+use crate::names::{SecretName, VersionId};
 use crate::rotation::VersionMark;
 use crate::rotation::settings::{Strategy, TwoUsers};
 use crate::rotation::strategies::generate::Form;
-use crate::rotation::strategies::postgres::{Credential, foreign, idle};
+use crate::rotation::strategies::postgres::{Credential, Turns};
 use crate::secrets::{SecretBytes, VersionInfo, VersionState};
 
 /// An attempt that fails leaves a digest; whatever is older than so many has not arrived late, but never.
 const MOST_DIGESTS: usize = 64;
+/// Of each target, for a user that is still in use.
+const LOOKED_THROUGH: usize = 16;
 
 /// A version that holds a value of this rotation's.
 struct Own {
@@ -52,16 +54,15 @@ impl Attempt<'_> {
     }
 
     /// Puts on record that the target has its version, and where all have, that the stage is reached.
-    pub(super) async fn claim(&mut self, target: usize, version: &VersionInfo) -> Result<(), Halt> {
+    pub(super) async fn claim(&mut self, target: usize, version: &VersionInfo, digest: &str) -> Result<(), Halt> {
         let mark = VersionMark::from(version);
-        let Some(secret) = self.rotation.targets.get(target).map(|target| target.secret.clone()) else {
-            return Err(Halt::Failed(misfit()));
-        };
+        let secret = self.target(target)?.secret.clone();
         self.change(&[secret], |standings, rotation, now| {
-            standings.iter_mut().for_each(|standing| standing.added(&mark, now));
-            if let Some(target) = rotation.targets.get_mut(target) {
-                (target.version, target.last_error) = (Some(Arc::clone(&mark.id)), None);
-            }
+            let place = rotation.targets.get_mut(target).ok_or_else(misfit)?;
+            place.answered(digest);
+            (place.version, place.last_error) = (Some(Arc::clone(&mark.id)), None);
+            let more = place.awaits(now).is_some();
+            standings.iter_mut().for_each(|standing| standing.added(&mark, more, now));
             if rotation.targets.iter().all(|target| target.version.is_some()) {
                 rotation.enter(Stage::Created, 0, now);
                 rotation.last_error = None;
@@ -71,11 +72,26 @@ impl Attempt<'_> {
         .await
     }
 
-    /// Every version of this rotation's that is there and not on record becomes no secret's current one.
+    /// Every version of this rotation's that is there and not on record becomes no secret's current one. What others
+    /// added meanwhile counts.
     pub(super) async fn withhold_strays(&mut self) -> Result<Vec<(SecretName, Arc<str>)>, Halt> {
         let mut strays = Vec::new();
-        for own in self.own().await? {
-            strays.extend(self.withhold(&own).await?);
+        let (own, others) = self.found_beside().await?;
+        for own in own {
+            self.withhold(&own).await?;
+            strays.push((self.target(own.target)?.secret.clone(), own.version.id));
+        }
+        for (target, others) in others.into_iter().enumerate() {
+            let secret = self.target(target)?.secret.clone();
+            let standing = self.engine.log.standing(&secret).await?;
+            let undecided = |id: &Arc<str>| standing.as_ref().is_some_and(|stored| stored.record.is_undecided(id));
+            if others.iter().any(undecided) {
+                self.change(&[secret], |standings, _, now| {
+                    standings.iter_mut().for_each(|standing| standing.concede(&others, now));
+                    Ok(())
+                })
+                .await?;
+            }
         }
         Ok(strays)
     }
@@ -90,7 +106,7 @@ impl Attempt<'_> {
             Some((secret, version)) => Some(self.engine.custody.value(secret, version).await?),
             None => None,
         };
-        let own = self.own().await?;
+        let (own, _) = self.found_beside().await?;
         let tried_last = |own: &&Own| self.rotation.digests.iter().position(|digest| *digest == own.digest);
         let chosen = recorded.or_else(|| own.iter().max_by_key(tried_last).map(|own| own.value.clone()));
         let Some(chosen) = chosen else { return Ok(None) };
@@ -102,7 +118,7 @@ impl Attempt<'_> {
         for own in own.iter().filter(|own| own.digest == digest) {
             let has_none = self.rotation.targets.get(own.target).is_some_and(|target| target.version.is_none());
             if has_none {
-                self.claim(own.target, &own.version).await?;
+                self.claim(own.target, &own.version, &own.digest).await?;
             } else {
                 self.withhold(own).await?;
             }
@@ -110,15 +126,16 @@ impl Attempt<'_> {
         Ok(Some(chosen))
     }
 
-    /// Versions that are there and not on record.
-    async fn own(&self) -> Result<Vec<Own>, Failure> {
-        let mut found = Vec::new();
+    /// Enabled versions that are there and not on record: the rotation's own, and of each target those of others.
+    async fn found_beside(&self) -> Result<(Vec<Own>, Vec<Vec<Arc<str>>>), Failure> {
+        let (mut found, mut others) = (Vec::new(), Vec::new());
         if self.rotation.digests.is_empty() {
-            return Ok(found);
+            return Ok((found, others));
         }
         for (target, place) in self.rotation.targets.iter().enumerate() {
             let versions = self.engine.custody.since(&place.secret, place.previous.as_deref()).await?;
             let unknown = |version: &VersionInfo| Some(&version.id) != place.version.as_ref();
+            let mut of_others = Vec::new();
             for version in versions.into_iter().filter(unknown) {
                 if version.state != VersionState::Enabled {
                     continue;
@@ -131,39 +148,52 @@ impl Attempt<'_> {
                 let digest = self.rotation.digest(&value);
                 if self.rotation.digests.contains(&digest) {
                     found.push(Own { target, version, value, digest });
+                } else {
+                    of_others.push(version.id);
                 }
             }
+            others.push(of_others);
         }
-        Ok(found)
+        Ok((found, others))
     }
 
-    async fn withhold(&mut self, own: &Own) -> Result<Option<(SecretName, Arc<str>)>, Halt> {
-        let Some(target) = self.rotation.targets.get(own.target) else { return Ok(None) };
-        let (secret, mark) = (target.secret.clone(), VersionMark::from(&own.version));
-        let recorded = target.version.is_some();
-        // Where the rotation's own version is known, the stray was taken for somebody's and cannot be taken back; it is
-        // disabled all the same.
-        if !recorded {
-            self.change(std::slice::from_ref(&secret), |standings, _, now| {
-                standings.iter_mut().for_each(|standing| standing.added(&mark, now));
-                Ok(())
-            })
-            .await?;
-        }
-        Ok(Some((secret, mark.id)))
+    /// Whatever was said of it before.
+    async fn withhold(&mut self, own: &Own) -> Result<(), Halt> {
+        let (secret, mark) = (self.target(own.target)?.secret.clone(), VersionMark::from(&own.version));
+        self.change(&[secret], |standings, rotation, now| {
+            rotation.targets.get_mut(own.target).ok_or_else(misfit)?.answered(&own.digest);
+            standings.iter_mut().for_each(|standing| standing.withhold(&mark, now));
+            Ok(())
+        })
+        .await
     }
 
-    /// For the user whose turn it is.
+    fn target(&self, target: usize) -> Result<&Target, Failure> {
+        self.rotation.targets.get(target).ok_or_else(misfit)
+    }
+
+    /// For the user whose turn it is: the one that no version is for which somebody may use.
     async fn credential(&self, settings: &TwoUsers) -> Result<(SecretBytes, Users), Failure> {
-        let first = self.rotation.targets.first().ok_or_else(misfit)?;
-        let old = match &first.previous {
-            None => None,
-            Some(previous) => {
-                let value = self.engine.custody.value(&first.secret, previous).await?;
-                Some(Credential::read(&value).ok_or_else(foreign)?.user)
+        let mut turns = Turns::new(&settings.users);
+        for target in &self.rotation.targets {
+            let mut versions = self.engine.custody.since(&target.secret, None).await?;
+            versions.truncate(LOOKED_THROUGH);
+            for version in versions {
+                let is_current = Some(&version.id) == target.previous.as_ref();
+                let value = match self.engine.custody.value(&target.secret, &version.id).await {
+                    Ok(value) => value,
+                    Err(failure) if is_shut(failure.reason()) => {
+                        turns.out_of_use(is_current);
+                        continue;
+                    }
+                    Err(failure) => return Err(failure),
+                };
+                let name = target.secret.version(VersionId::Exact(version.id));
+                turns.in_use(Credential::read(&value).as_ref(), is_current, &name.to_string())?;
             }
-        };
-        let user = idle(&settings.users, old.as_deref())?.to_owned();
+        }
+        let (user, old) = turns.whose_next()?;
+        let (user, old) = (user.to_owned(), old.map(str::to_owned));
         let password = new_password()?;
         let credential = Credential::new(user.clone(), &password);
         let users = Users { database: settings.database.as_str().to_owned(), new: user, old };
@@ -177,7 +207,7 @@ async fn generate(form: Form) -> Result<SecretBytes, Failure> {
     made.unwrap_or_else(|error| Err(Failure::new(Reason::Internal, "a value could not be made").caused_by(error)))
 }
 
-fn is_shut(reason: Reason) -> bool {
+pub(super) fn is_shut(reason: Reason) -> bool {
     matches!(reason, Reason::VersionNotFound | Reason::VersionDisabled | Reason::VersionDestroyed)
 }
 

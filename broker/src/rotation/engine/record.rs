@@ -1,6 +1,7 @@
 //! A rotation, as it is kept in the state. No value is part of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,9 @@ use crate::secrets::SecretBytes;
 use crate::state::{Kind, Record};
 
 pub(super) static ROTATIONS: Kind = Kind { name: "rotations", upgrades: &[] };
+
+/// After a store was asked to add a version. Its answer is given up long before.
+const LATENESS: Duration = Duration::from_mins(5);
 
 /// One run of what `[rotations.NAME]` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +56,18 @@ pub struct Target {
     /// The one that it replaces.
     pub previous: Option<Arc<str>>,
     pub last_error: Option<Trouble>,
+    /// What became of these nobody knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) unanswered: Vec<Addition>,
+}
+
+/// A value that a store was asked to add.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Addition {
+    digest: String,
+    /// The store has added it by then, or never will.
+    until: Timestamp,
 }
 
 /// Of a database, whose turns change.
@@ -120,6 +136,11 @@ impl Rotation {
         self.targets.iter().map(|target| target.secret.clone()).collect()
     }
 
+    /// Until when an addition that nobody answered may come late.
+    pub(super) fn awaits(&self, now: Timestamp) -> Option<Timestamp> {
+        self.targets.iter().filter_map(|target| target.awaits(now)).max()
+    }
+
     pub(super) fn enter(&mut self, stage: Stage, attempts: u32, now: Timestamp) {
         self.steps.push(Step { stage, reached: now, attempts });
         self.updated = now;
@@ -132,6 +153,25 @@ impl Rotation {
     /// Another rotation's digest of the same value is a different one.
     pub(super) fn digest(&self, value: &SecretBytes) -> String {
         Digest::of_parts(&[self.name.as_str().as_bytes(), b"\0", value.expose()]).to_string()
+    }
+}
+
+impl Target {
+    pub(super) fn asks(&mut self, digest: String, now: Timestamp) {
+        self.unanswered.retain(|addition| addition.until > now);
+        self.unanswered.push(Addition { digest, until: now.plus(LATENESS) });
+    }
+
+    /// It is known what became of one of them, the last where several had this value.
+    pub(super) fn answered(&mut self, digest: &str) {
+        if let Some(place) = self.unanswered.iter().rposition(|addition| addition.digest == digest) {
+            self.unanswered.remove(place);
+        }
+    }
+
+    /// Until when one may come late.
+    pub(super) fn awaits(&self, now: Timestamp) -> Option<Timestamp> {
+        self.unanswered.iter().map(|addition| addition.until).max().filter(|until| *until > now)
     }
 }
 

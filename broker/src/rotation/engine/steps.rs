@@ -13,10 +13,10 @@ use crate::failpoints::Point;
 use crate::rotation::settings::RotationSettings;
 use crate::rotation::strategies::postgres::{Credential, Logins};
 use crate::rotation::{Fact, Observation, Origin, VersionMark};
-use crate::secrets::SecretBytes;
+use crate::secrets::{SecretBytes, VersionInfo, VersionState, was_not_made};
 
 /// How often a secret is looked at that somebody else is to change; events are quicker.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Attempt<'_> {
     /// Every target gets a version with the new value. Or else: when to look again.
@@ -28,19 +28,24 @@ impl Attempt<'_> {
         self.begin().await?;
         self.engine.failpoints.reach(Point::RotationBegun);
         let value = self.value(&strategy).await?;
+        let digest = self.rotation.digest(&value);
         for target in 0..self.rotation.targets.len() {
             let Some(place) = self.rotation.targets.get(target).filter(|target| target.version.is_none()) else {
                 continue;
             };
-            match self.engine.custody.add(&place.secret, value.clone()).await {
+            let secret = place.secret.clone();
+            // From here on it may be added, whatever is heard of it.
+            self.save_target(target, |target, now| target.asks(digest.clone(), now)).await?;
+            match self.engine.custody.add(&secret, value.clone()).await {
                 Ok(version) => {
                     self.engine.failpoints.reach(Point::RotationAdded);
-                    self.claim(target, &version).await?;
+                    self.claim(target, &version, &digest).await?;
                 }
                 Err(failure) => {
-                    self.save(|rotation| {
-                        if let Some(target) = rotation.targets.get_mut(target) {
-                            target.last_error = Some((&failure).into());
+                    self.save_target(target, |target, _| {
+                        target.last_error = Some((&failure).into());
+                        if was_not_made(failure.reason()) {
+                            target.answered(&digest);
                         }
                     })
                     .await?;
@@ -57,7 +62,7 @@ impl Attempt<'_> {
         self.begin().await?;
         if let Some(users) = self.rotation.users.clone() {
             let credential = self.new_credential().await?;
-            if self.in_use().await?.as_deref() == Some(&users.new) {
+            if self.in_use().await?.contains(&users.new) {
                 return Err(Halt::Failed(overtaken()));
             }
             self.logins(&users)?.admit(&users.new, &credential.password()).await?;
@@ -143,9 +148,11 @@ impl Attempt<'_> {
 
     /// The old version goes, once nobody holds it or its time is over. Or else: when to look again.
     pub(super) async fn retire(&mut self) -> Result<Option<Timestamp>, Halt> {
-        let wait = self.patience().await?;
-        if wait.is_some() {
-            return Ok(wait);
+        if let Some(wait) = self.patience().await? {
+            return Ok(Some(match self.late_additions().await? {
+                Some(look_again) => look_again.min(wait),
+                None => wait,
+            }));
         }
         // Counted whoever entered the stage: nobody cancels what has begun.
         self.begin_anew().await?;
@@ -169,7 +176,11 @@ impl Attempt<'_> {
             return Err(Halt::Failed(failure));
         }
         self.disable_strays().await?;
-        self.end_well().await.map(|()| None)
+        let look_again = self.late_additions().await?;
+        if look_again.is_none() {
+            self.end_well().await?;
+        }
+        Ok(look_again)
     }
 
     async fn end_well(&mut self) -> Result<(), Halt> {
@@ -204,7 +215,10 @@ impl Attempt<'_> {
         let mut found = Vec::new();
         for target in &self.rotation.targets {
             let newest = self.engine.custody.newest(&target.secret).await?;
-            let Some(newest) = newest.filter(|newest| Some(&newest.id) != target.previous.as_ref()) else { continue };
+            let is_news = |newest: &VersionInfo| {
+                Some(&newest.id) != target.previous.as_ref() && newest.state == VersionState::Enabled
+            };
+            let Some(newest) = newest.filter(is_news) else { continue };
             let fact = Fact::VersionAdded(VersionMark::from(&newest));
             let observation = Observation { fact, origin: Origin::Poll, happened: None };
             self.engine.log.observe(&target.secret, &observation).await?;

@@ -108,19 +108,57 @@ impl Credential {
     }
 }
 
-/// The user whose turn it is, given the one in use; the first, where none is.
-pub fn idle<'a>(users: &'a [String; 2], in_use: Option<&str>) -> Result<&'a str, Failure> {
-    let [first, second] = users;
-    match in_use {
-        None => Ok(first),
-        Some(user) if user == first => Ok(second),
-        Some(user) if user == second => Ok(first),
-        Some(_) => Err(foreign()),
+/// Which of the two users gets the next password: one whose credential is in nobody's hands.
+#[derive(Debug)]
+pub struct Turns<'a> {
+    users: &'a [String; 2],
+    /// Of each user, a version that is for it and can be read.
+    held: [Option<String>; 2],
+    /// A current version cannot be read, so that it is not known for whom it is.
+    is_shut: bool,
+}
+
+impl<'a> Turns<'a> {
+    pub fn new(users: &'a [String; 2]) -> Self {
+        Self { users, held: [None, None], is_shut: false }
+    }
+
+    /// A version that can be read. Only the current one has to be for one of the two.
+    pub fn in_use(&mut self, credential: Option<&Credential>, is_current: bool, version: &str) -> Result<(), Failure> {
+        let user = credential.and_then(|credential| self.users.iter().position(|user| *user == credential.user));
+        match user.and_then(|user| self.held.get_mut(user)) {
+            Some(held) => *held = Some(version.to_owned()),
+            None if is_current => return Err(foreign()),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// A version that is disabled or destroyed.
+    pub fn out_of_use(&mut self, is_current: bool) {
+        self.is_shut |= is_current;
+    }
+
+    /// The next user, and the one whose turn ends.
+    pub fn whose_next(&self) -> Result<(&'a str, Option<&'a str>), Failure> {
+        let [first, second] = self.users;
+        match &self.held {
+            [None, None] => Ok((first, self.is_shut.then_some(second))),
+            [Some(_), None] => Ok((second, Some(first))),
+            [None, Some(_)] => Ok((first, Some(second))),
+            [Some(one), Some(other)] => {
+                let message = format!(
+                    "{one} is for the user {first} and {other} for {second}; both can be read, so that the next password \
+                     would cut off whoever uses one of them; disable the one that nobody uses any more, and rotate again"
+                );
+                Err(Failure::new(Reason::RotationState, message))
+            }
+        }
     }
 }
 
 /// Whoever the current value is for, it could not be seen to that it ends.
-pub fn foreign() -> Failure {
+fn foreign() -> Failure {
     let message = "the secret's current value names neither of the rotation's users; add a version that is the \
                    credential of one of them, and rotate again";
     Failure::new(Reason::RotationNotConfigured, message)
@@ -208,12 +246,39 @@ mod tests {
         }
     }
 
+    fn turns<'a>(users: &'a [String; 2], versions: &[(&str, bool)]) -> Result<(&'a str, Option<&'a str>), Failure> {
+        let mut turns = Turns::new(users);
+        for (user, is_current) in versions {
+            let credential = Credential { user: (*user).to_owned(), password: Zeroizing::default() };
+            turns.in_use(Some(&credential), *is_current, user)?;
+        }
+        turns.whose_next()
+    }
+
     #[test]
     fn users_take_turns() {
         let users = ["a".to_owned(), "b".to_owned()];
-        assert_eq!(idle(&users, None).unwrap(), "a");
-        assert_eq!(idle(&users, Some("a")).unwrap(), "b");
-        assert_eq!(idle(&users, Some("b")).unwrap(), "a");
-        assert_eq!(idle(&users, Some("c")).unwrap_err().reason(), Reason::RotationNotConfigured);
+        assert_eq!(turns(&users, &[]).unwrap(), ("a", None));
+        assert_eq!(turns(&users, &[("a", true)]).unwrap(), ("b", Some("a")));
+        assert_eq!(turns(&users, &[("b", true), ("b", false), ("c", false)]).unwrap(), ("a", Some("b")));
+        assert_eq!(turns(&users, &[("c", true)]).unwrap_err().reason(), Reason::RotationNotConfigured);
+    }
+
+    #[test]
+    fn nobody_s_password_is_changed_while_a_version_for_it_can_be_read() {
+        let users = ["a".to_owned(), "b".to_owned()];
+        for versions in [[("b", true), ("a", false)], [("a", true), ("b", true)]] {
+            let refusal = turns(&users, &versions).unwrap_err();
+            assert_eq!(refusal.reason(), Reason::RotationState);
+            assert!(refusal.message().contains("disable the one"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_disabled_version_keeps_its_user_from_nothing_and_the_other_one_ends() {
+        let users = ["a".to_owned(), "b".to_owned()];
+        let mut turns = Turns::new(&users);
+        turns.out_of_use(true);
+        assert_eq!(turns.whose_next().unwrap(), ("a", Some("b")), "either may be the one that was taken out of use");
     }
 }

@@ -174,7 +174,7 @@ fn a_rotation_s_version_is_not_current_before_it_is_promoted_whoever_tells_of_it
         if early {
             assert_eq!(hear(&mut standing, &added("8")), None);
         }
-        standing.added(&mark("8", None), at(3));
+        standing.added(&mark("8", None), false, at(3));
         assert_eq!(told(&standing), Some((EventKind::RotationAdvanced, Some("8"))));
         assert_eq!(hear(&mut standing, &added("8")), None);
         assert_eq!(standing.word(), word("7", true));
@@ -195,7 +195,7 @@ fn a_rotation_s_version_is_not_current_before_it_is_promoted_whoever_tells_of_it
 #[test]
 fn an_abandoned_version_never_becomes_current_and_a_newer_one_ends_the_pin() {
     let mut standing = rotating("7");
-    standing.added(&mark("8", None), at(3));
+    standing.added(&mark("8", None), false, at(3));
     standing.end(at(4));
     assert_eq!(told(&standing), Some((EventKind::RotationEnded, None)));
     assert_eq!(hear(&mut standing, &added("8")), None);
@@ -210,7 +210,7 @@ fn what_somebody_else_added_meanwhile_counts_and_stands_in_the_way() {
     hear(&mut standing, &added("8"));
     hear(&mut standing, &added("9"));
     // Of the two, 8 is the rotation's own.
-    standing.added(&mark("8", None), at(3));
+    standing.added(&mark("8", None), false, at(3));
     assert_eq!(told(&standing), Some((EventKind::VersionCurrent, Some("9"))));
     assert!(!standing.promote(None, at(4)));
     assert_eq!(current(&standing), Some("9"));
@@ -231,7 +231,7 @@ fn a_rotation_that_ends_without_a_version_leaves_those_of_others() {
 #[test]
 fn what_is_kept_of_a_secret_is_bounded_and_what_matters_stays() {
     let mut standing = rotating("7");
-    standing.added(&mark("8", None), at(3));
+    standing.added(&mark("8", None), false, at(3));
     for number in 100..1_000 {
         standing.observe(&observation(Fact::VersionDisabled(format!("{number}").into()), Origin::PubSub, None), at(4));
     }
@@ -247,8 +247,50 @@ fn the_first_version_that_a_rotation_adds_is_withheld_like_any_other() {
     standing.begin(RotationName::from_id("a").unwrap(), CREATES, Origin::Schedule, at(2));
     assert_eq!(standing.word(), nothing);
     hear(&mut standing, &added("1"));
-    standing.added(&mark("1", None), at(3));
+    standing.added(&mark("1", None), false, at(3));
     assert_eq!(standing.word(), nothing);
     assert!(standing.promote(None, at(4)));
     assert_eq!(standing.word(), word("1", false));
+}
+
+#[test]
+fn a_version_that_came_late_is_withheld_even_where_it_was_taken_for_somebody_s() {
+    let mut standing = rotating("7");
+    standing.added(&mark("8", None), true, at(3));
+    assert_eq!(hear(&mut standing, &added("9")), None, "another of its own may come");
+    assert!(standing.promote(None, at(4)));
+    assert_eq!(standing.word(), word("8", true));
+    assert!(standing.is_undecided("9"));
+    standing.withhold(&mark("9", None), at(5));
+    standing.end(at(6));
+    assert_eq!(standing.word(), word("8", true), "the store says 9");
+
+    let mut standing = rotating("7");
+    standing.added(&mark("8", None), false, at(3));
+    assert!(standing.promote(None, at(4)));
+    assert_eq!(hear(&mut standing, &added("9")), Some((EventKind::VersionCurrent, Some("9".into()))));
+    standing.withhold(&mark("9", None), at(5));
+    assert_eq!(told(&standing), Some((EventKind::VersionCurrent, Some("8"))), "taken back");
+}
+
+#[test]
+fn while_a_version_may_come_late_those_of_others_count_once_they_are_known_to_be_theirs() {
+    let mut standing = rotating("7");
+    standing.added(&mark("8", None), true, at(3));
+    assert!(standing.promote(None, at(4)));
+    hear(&mut standing, &added("9"));
+    standing.concede(&["9".into()], at(5));
+    assert_eq!(told(&standing), Some((EventKind::VersionCurrent, Some("9"))));
+}
+
+#[test]
+fn a_version_that_pubsub_and_the_poll_tell_of_with_two_times_is_one() {
+    for pubsub_first in [true, false] {
+        let mut standing = Standing::new(secret());
+        let by_pubsub = observation(Fact::VersionAdded(mark("7", None)), Origin::PubSub, Some(105));
+        let by_poll = observation(Fact::VersionAdded(mark("7", Some(100))), Origin::Poll, Some(110));
+        let (first, second) = if pubsub_first { (by_pubsub, by_poll) } else { (by_poll, by_pubsub) };
+        assert_eq!(hear(&mut standing, &first), Some((EventKind::VersionCurrent, Some("7".into()))));
+        assert_eq!(hear(&mut standing, &second), None);
+    }
 }
