@@ -54,7 +54,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    async fn new(more: &str) -> Self {
+    pub(crate) async fn new(more: &str) -> Self {
         Self::failing(more, Arc::new(NoFailpoints)).await
     }
 
@@ -66,7 +66,7 @@ impl World {
         Self { broker, clock }
     }
 
-    async fn rotations(&self) -> Rotations {
+    pub(crate) async fn rotations(&self) -> Rotations {
         RotationServiceClient::new(self.broker.channel(&self.broker.operator).await)
     }
 
@@ -147,12 +147,12 @@ pub(crate) async fn list(client: &mut Rotations) -> Vec<Rotation> {
     client.list_rotations(ListRotationsRequest::default()).await.unwrap().into_inner().rotations
 }
 
-async fn cancel(client: &mut Rotations, name: &str) -> Result<Rotation, Status> {
+pub(crate) async fn cancel(client: &mut Rotations, name: &str) -> Result<Rotation, Status> {
     let request = CancelRotationRequest { name: name.to_owned(), ..Default::default() };
     Ok(client.cancel_rotation(request).await?.into_inner().rotation.unwrap())
 }
 
-async fn retire(client: &mut Rotations, name: &str) -> Result<Rotation, Status> {
+pub(crate) async fn retire(client: &mut Rotations, name: &str) -> Result<Rotation, Status> {
     let request = RetireRotationRequest { name: name.to_owned(), ..Default::default() };
     Ok(client.retire_rotation(request).await?.into_inner().rotation.unwrap())
 }

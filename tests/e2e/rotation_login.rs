@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keyferry_proto::v1::rotation_service_client::RotationServiceClient;
-use keyferry_proto::v1::{RetireRotationRequest, RotationState};
+use keyferry_proto::v1::{DisableSecretVersionRequest, RetireRotationRequest, RotationState};
 use keyferry_tests::broker::TestBroker;
 use keyferry_tests::clock::ManualClock;
 use keyferry_tests::pki::Ca;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::reload::eventually;
-use crate::rotation::{add, enabled, get, prepare_rotations, read, rotate};
+use crate::rotation::{add, cancel, enabled, get, list, prepare_rotations, read, rotate};
 
 pub(crate) const SECRET: &str = "stores/local/secrets/app-login";
 
@@ -191,4 +191,29 @@ async fn a_database_that_is_out_or_refuses_keeps_the_old_credential() {
     eventually("another succeeds", async || rotate(&mut rotations.clone(), SECRET).await.is_ok()).await;
     let name = crate::rotation::list(&mut rotations).await.remove(0).name;
     world.comes_to(&name, RotationState::Retired).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_whose_version_was_kept_by_a_cancellation_gets_no_other_password() {
+    let world = World::new(&CONFIGURATION.replace("1s", "1h")).await;
+    let mut secrets = world.broker.secrets(&world.broker.operator).await;
+    add(&mut secrets, SECRET, &Credential::first().json()).await;
+    let mut rotations = world.rotations().await;
+    let name = rotate(&mut rotations, SECRET).await.unwrap().name;
+    world.comes_to(&name, RotationState::Retiring).await;
+    cancel(&mut rotations, &name).await.unwrap();
+    let kept = Credential::read(&read(&mut secrets, SECRET).await.unwrap());
+    let name = rotate(&mut rotations, SECRET).await.unwrap().name;
+    world.comes_to(&name, RotationState::Failed).await;
+    let why = get(&mut rotations, &name).await.last_error.unwrap().message;
+    assert!(why.contains("versions/1 is for the user app_a") && why.contains("disable the one"), "{why}");
+    assert!(Credential::first().logs_in(&world.cluster) && kept.logs_in(&world.cluster), "both are still good");
+
+    let old = DisableSecretVersionRequest { name: format!("{SECRET}/versions/1"), ..Default::default() };
+    secrets.disable_secret_version(old).await.unwrap();
+    eventually("another can begin", async || rotate(&mut rotations.clone(), SECRET).await.is_ok()).await;
+    let name = list(&mut rotations).await.remove(0).name;
+    world.comes_to(&name, RotationState::Retiring).await;
+    let new = Credential::read(&read(&mut secrets, SECRET).await.unwrap());
+    assert!(new.user == "app_a" && new.logs_in(&world.cluster) && kept.logs_in(&world.cluster));
 }

@@ -19,25 +19,25 @@ use tempfile::TempDir;
 use crate::admin::fetch;
 use crate::reload::eventually;
 
-const DB: &str = "stores/gcp/secrets/db-password";
-const API: &str = "stores/azure/secrets/api-key";
+pub(crate) const DB: &str = "stores/gcp/secrets/db-password";
+pub(crate) const API: &str = "stores/azure/secrets/api-key";
 const PUSHER: &str = "push@keyferry-test.iam.gserviceaccount.com";
 const TENANT: &str = "11f0c0de-0000-4000-8000-00000000000a";
 const EVENT_GRID: &str = "4962773b-9cdb-44cf-a8bf-237846a00ab7";
 const ROLE: &str = "AzureEventGridSecureWebhookSubscriber";
-const NEW_VERSION: &str = "Microsoft.KeyVault.SecretNewVersionCreated";
+pub(crate) const NEW_VERSION: &str = "Microsoft.KeyVault.SecretNewVersionCreated";
 
 /// A broker on both clouds that would not look again for an hour by itself.
-struct World {
-    broker: TestBroker,
-    clouds: Clouds,
+pub(crate) struct World {
+    pub(crate) broker: TestBroker,
+    pub(crate) clouds: Clouds,
     /// Of the tokens that deliveries bear.
     issuer: OidcIssuer,
 }
 
 impl World {
     /// With what `events` says, which is told the issuer of deliveries' tokens.
-    async fn new(poll: &str, events: impl FnOnce(&str) -> String) -> Self {
+    pub(crate) async fn new(poll: &str, events: impl FnOnce(&str) -> String) -> Self {
         let clock: SharedClock = Arc::new(SystemClock);
         let (directory, ca) = (TempDir::new().unwrap(), Ca::new("test CA"));
         let clouds = Clouds::start(&ca, &clock).await;
@@ -74,12 +74,12 @@ impl World {
         web::send(self.broker.broker.web_address().unwrap(), &self.broker.ca, request).await
     }
 
-    async fn post(&self, path: &str, token: &str, body: impl Into<Bytes>) -> StatusCode {
+    pub(crate) async fn post(&self, path: &str, token: &str, body: impl Into<Bytes>) -> StatusCode {
         let request = Request::post(path).header("authorization", format!("Bearer {token}")).body(body.into());
         self.send(request.unwrap()).await.status()
     }
 
-    fn push_token(&self, more: &Value) -> String {
+    pub(crate) fn push_token(&self, more: &Value) -> String {
         let mut claims = json!({ "email": PUSHER, "email_verified": true });
         for (name, value) in more.as_object().unwrap() {
             claims[name] = value.clone();
@@ -87,7 +87,7 @@ impl World {
         self.issuer.token("113", "https://keyferry.test/events/push", claims)
     }
 
-    fn grid_token(&self, more: &Value) -> String {
+    pub(crate) fn grid_token(&self, more: &Value) -> String {
         let mut claims = json!({ "tid": TENANT, "appid": EVENT_GRID, "roles": [ROLE] });
         for (name, value) in more.as_object().unwrap() {
             claims[name] = value.clone();
@@ -102,7 +102,7 @@ impl World {
         stores.into_iter().filter(|store| !store.location.is_empty()).nth(store).unwrap().event_sources
     }
 
-    fn new_google_version(&self, value: &[u8]) -> Value {
+    pub(crate) fn new_google_version(&self, value: &[u8]) -> Value {
         self.clouds.secret_manager.add_version(None, "db-password", value);
         google_event("SECRET_VERSION_ADD", 2)
     }
@@ -116,13 +116,13 @@ fn google_event(kind: &str, version: usize) -> Value {
     })
 }
 
-fn pushed(attributes: &Value) -> String {
+pub(crate) fn pushed(attributes: &Value) -> String {
     let message =
         json!({ "attributes": attributes, "data": "e30=", "messageId": "1", "publishTime": "2026-11-20T10:00:00Z" });
     json!({ "message": message, "subscription": PubSub::subscription() }).to_string()
 }
 
-fn push(issuer: &str) -> String {
+pub(crate) fn push(issuer: &str) -> String {
     format!(
         "[events.push]\nkind = \"pubsub-push\"\nstores = [\"gcp\"]\nsubscription = \"{}\"\n\
          audience = \"https://keyferry.test/events/push\"\nservice_account = \"{PUSHER}\"\n\
@@ -131,28 +131,28 @@ fn push(issuer: &str) -> String {
     )
 }
 
-fn grid(issuer: &str) -> String {
+pub(crate) fn grid(issuer: &str) -> String {
     format!(
         "[events.grid]\nkind = \"event-grid\"\nstores = [\"azure\"]\naudience = \"api://keyferry-events\"\n\
          tenant = \"{TENANT}\"\nissuer = \"{issuer}\"\nca = \"ca.pem\"\n"
     )
 }
 
-fn vault_data(host: &str, version: &str) -> Value {
+pub(crate) fn vault_data(host: &str, version: &str) -> Value {
     json!({
         "Id": format!("https://{host}/secrets/api-key/{version}"), "VaultName": "vault", "ObjectType": "Secret",
         "ObjectName ": "api-key", "Version": format!(" {version}"), "NBF": "1559081980", "EXP": "1559082102",
     })
 }
 
-fn in_event_grids_schema(kind: &str, data: &Value) -> Value {
+pub(crate) fn in_event_grids_schema(kind: &str, data: &Value) -> Value {
     json!({
         "id": "1", "topic": "/subscriptions/s", "subject": "api-key", "eventType": kind, "data": data,
         "eventTime": "2026-11-20T10:00:00.1234567Z", "dataVersion": "1", "metadataVersion": "1",
     })
 }
 
-fn in_cloud_events_schema(kind: &str, data: &Value) -> Value {
+pub(crate) fn in_cloud_events_schema(kind: &str, data: &Value) -> Value {
     json!({
         "id": "1", "source": "/subscriptions/s", "specversion": "1.0", "type": kind, "subject": "api-key",
         "time": "2026-11-20T10:00:00.1234567Z", "data": data,

@@ -45,6 +45,8 @@ struct Backend {
     faults: Faults,
     /// What faults befall; everything without it.
     faulty: Mutex<Option<Method>>,
+    /// Additions that were refused as unavailable and are yet to be carried out; absent while none is put off.
+    late: Mutex<Option<Vec<rest::Asked>>>,
 }
 
 impl SecretManager {
@@ -126,6 +128,17 @@ impl SecretManager {
     /// From now on faults befall this method only.
     pub fn spoil_only(&self, method: Method) {
         *self.backend.faulty.lock().unwrap() = Some(method);
+    }
+
+    /// From now on additions are answered by 503.
+    pub fn put_off_additions(&self) {
+        *self.backend.late.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// No longer. What is returned carries out those that were put off.
+    pub fn take_additions(&self) -> impl FnOnce() + use<> {
+        let (backend, late) = (Arc::clone(&self.backend), self.backend.late.lock().unwrap().take().unwrap_or_default());
+        move || late.into_iter().for_each(|asked| drop(asked.run(&backend, None).unwrap()))
     }
 
     /// Requests of this method so far, whatever became of them.

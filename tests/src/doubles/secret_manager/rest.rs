@@ -38,11 +38,17 @@ fn answer(backend: &Backend, request: &Request<Bytes>) -> Result<(Value, Option<
     let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
     let fault = backend.admit(asked.method, token, &asked.name)?;
+    if asked.method == Method::AddSecretVersion
+        && let Some(late) = &mut *backend.late.lock().unwrap()
+    {
+        late.push(asked);
+        return Err(Refusal::of(Fault::Status(503)).unwrap());
+    }
     Ok((asked.run(backend, fault)?, fault))
 }
 
 /// One request, taken apart.
-struct Asked {
+pub(super) struct Asked {
     method: Method,
     /// Of the resource, or of the parent whose children are asked for.
     name: String,
@@ -87,7 +93,7 @@ impl Asked {
         Ok(Self { method, name: name.to_owned(), query: query(request.uri().query().unwrap_or_default())?, body })
     }
 
-    fn run(self, backend: &Backend, fault: Option<Fault>) -> Result<Value, Refusal> {
+    pub(super) fn run(self, backend: &Backend, fault: Option<Fault>) -> Result<Value, Refusal> {
         let numbered = self.query.get("$alt").is_some_and(|alt| alt.contains("enum-encoding=int"));
         let mut vault = backend.vault.lock().unwrap();
         Ok(match self.method {
