@@ -1065,10 +1065,10 @@ pub struct RotationCounts {
     /// Failed within the last day.
     #[prost(int64, tag = "3")]
     pub failed_count: i64,
-    /// Streams of subscribers at this replica.
+    /// Subscribers with a stream at this replica.
     #[prost(int64, tag = "4")]
     pub subscriber_count: i64,
-    /// Of those, behind the log. Not told yet.
+    /// Of those, behind the log.
     #[prost(int64, tag = "5")]
     pub lagging_count: i64,
     /// When the next scheduled rotation is due. Absent: none is scheduled, or another replica leads.
