@@ -62,11 +62,12 @@ impl Router {
         let answer = match method.service {
             Service::Secrets => self.secrets.clone().call(request).await,
             Service::Tokens => self.tokens.clone().call(request).await,
-            Service::Rotations if method.streams => self.watch.call(request).await,
+            // Boxed, or the future of every call would be as large as a stream's.
+            Service::Rotations if method.streams => Box::pin(self.watch.call(request)).await,
             Service::Rotations => self.rotations.clone().call(request).await,
             Service::Operator => self.operator.clone().call(request).await,
             Service::Health => self.health.clone().call(request).await,
-            Service::Reflection => self.reflection.clone().oneshot(request).await,
+            Service::Reflection => Box::pin(self.reflection.clone().oneshot(request)).await,
         };
         match answer {
             Ok(response) => response,

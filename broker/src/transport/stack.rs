@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -191,7 +191,7 @@ impl Layers {
             Ok(deadline) => deadline,
             Err(failure) => return noted(draft, failure),
         };
-        let work = AssertUnwindSafe(self.authenticated(method, request, draft)).catch_unwind();
+        let work = pin!(AssertUnwindSafe(self.authenticated(method, request, draft)).catch_unwind());
         let outcome = match deadline {
             Some(Duration::ZERO) => Ok(Err(too_late(Duration::ZERO))),
             Some(deadline) => {
