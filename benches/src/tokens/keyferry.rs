@@ -134,7 +134,7 @@ fn lease(number: usize) -> Outcome<Lease> {
     Ok(Lease {
         name: LeaseName::from_id(&format!("{:014x}{number:016x}", now.as_micros()))?,
         role: DatabaseName::from_id("shop")?.role("reader")?,
-        owner: format!("x509/spiffe://test.keyferry/services/{}", number % 1000),
+        owner: format!("x509/spiffe://test.keyferry/services/{}", number % 1000).into(),
         user: UserName::parse(&format!("kf_reader_{number:020}")).ok_or("no user's name")?,
         minter: "another".into(),
         created: now,

@@ -31,8 +31,8 @@ pub trait Users: Send + Sync + fmt::Debug {
     /// Succeeds once neither the user nor a session of it is there; what it owned goes to the heir.
     fn remove<'a>(&'a self, user: &'a UserName, heir: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
 
-    /// All users that some broker made here.
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Tagged>, Failure>>;
+    /// Shows all users that some broker made here, one by one: there may be very many.
+    fn list<'a>(&'a self, show: &'a mut (dyn FnMut(Tagged) + Send)) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// How it has answered so far.
     fn account(&self) -> Account;

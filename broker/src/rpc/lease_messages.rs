@@ -72,7 +72,7 @@ pub(super) fn lease_message(lease: &Lease, trouble: &Trouble) -> LeaseMessage {
     LeaseMessage {
         name: lease.name.to_string(),
         role: lease.role.to_string(),
-        owner: lease.owner.clone(),
+        owner: lease.owner.to_string(),
         user: lease.user.as_str().to_owned(),
         state: state_of(lease).into(),
         create_time: Some(timestamp(lease.created)),

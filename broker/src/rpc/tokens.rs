@@ -144,7 +144,7 @@ impl TokenService for TokenRpc {
             )?;
             let wish = Wish { ttl: ttl(message.ttl.as_ref())?, credential_ends: call.caller.ends(), request };
             let lease = self.known(&call, &name).await?;
-            if lease.owner != call.caller.id() {
+            if *lease.owner != *call.caller.id() {
                 return Err(no_such_lease(&name));
             }
             let permit = call.admit(Resource::DatabaseRole(lease.role))?;
@@ -211,8 +211,8 @@ impl TokenService for TokenRpc {
                 };
                 in_state
                     && roles.takes_in(&lease.role)
-                    && (filter.owner.is_empty() || filter.owner == lease.owner)
-                    && asked.allows(&lease.role, lease.owner == call.caller.id())
+                    && (filter.owner.is_empty() || *filter.owner == *lease.owner)
+                    && asked.allows(&lease.role, *lease.owner == *call.caller.id())
             })?;
             let more = found.len() > size;
             found.truncate(size);
@@ -247,7 +247,7 @@ impl TokenRpc {
     ) -> Result<RevokeLeaseResponse, Failure> {
         let name = LeaseName::parse(name).map_err(bad_name("name"))?;
         let lease = self.known(call, &name).await?;
-        let own = lease.owner == call.caller.id();
+        let own = *lease.owner == *call.caller.id();
         let action = if own { Action::RevokeLease } else { Action::RevokeAnyLease };
         let permit = call.admit_to(action, Resource::DatabaseRole(lease.role)).map_err(|failure| {
             let hidden = !own && failure.reason() == Reason::AccessDenied;
@@ -299,7 +299,7 @@ impl TokenRpc {
             let selected = self.leases.list(None, usize::MAX, |lease| {
                 lease.is_live()
                     && matches!(permit.resource(), Resource::DatabaseRole(role) if *role == lease.role)
-                    && (selector.owner.is_empty() || selector.owner == lease.owner)
+                    && (selector.owner.is_empty() || *selector.owner == *lease.owner)
             })?;
             for (lease, _) in selected {
                 matched_count += 1;

@@ -1,12 +1,14 @@
 //! All leases in memory, and which of them wants attention when. The state is the truth; this follows it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::{Lease, Stage};
 use crate::clock::Timestamp;
 use crate::error::Failure;
-use crate::names::LeaseName;
+use crate::names::{LeaseName, RoleName};
 use crate::state::Revision;
 
 /// For how long a revoked lease can be asked about.
@@ -16,9 +18,12 @@ const MINT_PATIENCE: Duration = Duration::from_secs(180);
 
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    leases: BTreeMap<LeaseName, Held>,
+    /// Boxed, because the nodes of a map that grows at its end stay half empty.
+    leases: BTreeMap<LeaseName, Box<Held>>,
     /// Of each owner: how many are pending or active.
-    live: HashMap<String, usize>,
+    live: HashMap<Arc<str>, usize>,
+    texts: Shared<Arc<str>>,
+    roles: Shared<RoleName>,
     /// By database: who wants attention next.
     due: HashMap<String, BTreeSet<(Timestamp, LeaseName)>>,
     /// By database: when the last sweep began that ended well.
@@ -43,36 +48,41 @@ pub(super) struct Held {
     pub(super) revision: Revision,
     /// A mint or a worker has it in hand and will say what comes next.
     pub(super) in_hand: bool,
-    pub(super) trouble: Trouble,
-    due: Option<Timestamp>,
+    trouble: Option<Box<Trouble>>,
+    due: Timestamp,
 }
+
+/// What many leases have in common, once. With how many have it.
+#[derive(Debug)]
+struct Shared<T>(HashMap<T, usize>);
 
 /// What revoking has met so far, in this process.
 #[derive(Clone, Debug, Default)]
 pub struct Trouble {
     pub attempts: u32,
-    pub last_error: Option<std::sync::Arc<Failure>>,
+    pub last_error: Option<Arc<Failure>>,
     pub next_attempt: Option<Timestamp>,
 }
 
 impl Book {
     pub(super) fn get(&self, name: &LeaseName) -> Option<&Held> {
-        self.leases.get(name)
+        self.leases.get(name).map(|held| &**held)
     }
 
     /// Newest first.
     pub(super) fn newest(&self) -> impl Iterator<Item = &Held> {
-        self.leases.values().rev()
+        self.leases.values().rev().map(|held| &**held)
     }
 
     /// Those below a name, newest first.
     pub(super) fn before<'a>(&'a self, name: &LeaseName) -> impl Iterator<Item = &'a Held> {
-        self.leases.range(..name).rev().map(|(_, held)| held)
+        self.leases.range(..name).rev().map(|(_, held)| &**held)
     }
 
     pub(super) fn counts(&self, now: Timestamp) -> Counts {
         let mut counts = Counts::default();
-        for Held { lease, trouble, .. } in self.leases.values() {
+        for held in self.leases.values() {
+            let lease = &held.lease;
             let due = match lease.stage {
                 Stage::Pending => {
                     counts.pending += 1;
@@ -84,7 +94,7 @@ impl Book {
                 }
                 Stage::Revoking { since, .. } => {
                     counts.revoking += 1;
-                    counts.failing += u64::from(trouble.attempts > 1);
+                    counts.failing += u64::from(held.attempts() > 1);
                     since.min(lease.expires)
                 }
                 Stage::Revoked { .. } => continue,
@@ -108,41 +118,49 @@ impl Book {
     }
 
     /// What the state says, if it is news. `node` is this node, whose own pending mints are in hand or dead.
-    pub(super) fn put(&mut self, lease: Lease, revision: Revision, now: Timestamp, node: &str) {
+    pub(super) fn put(&mut self, mut lease: Lease, revision: Revision, now: Timestamp, node: &str) {
         let name = lease.name.clone();
         if self.leases.get(&name).is_some_and(|held| held.revision > revision) {
             return;
         }
         let due = match &lease.stage {
-            Stage::Pending if lease.minter == node => now,
+            Stage::Pending if *lease.minter == *node => now,
             Stage::Pending => lease.created.plus(MINT_PATIENCE),
             Stage::Active => lease.expires,
             Stage::Revoking { .. } => now,
             Stage::Revoked { gone, .. } => gone.plus(RETENTION),
         };
+        self.roles.share(&mut lease.role);
+        self.texts.share(&mut lease.owner);
+        self.texts.share(&mut lease.minter);
         if lease.is_live() {
-            *self.live.entry(lease.owner.clone()).or_default() += 1;
+            *self.live.entry(Arc::clone(&lease.owner)).or_default() += 1;
         }
         let old = self.remove(&name);
-        let (in_hand, trouble) = old.map_or((false, Trouble::default()), |old| (old.in_hand, old.trouble));
-        let due = trouble.next_attempt.filter(|_| matches!(lease.stage, Stage::Revoking { .. })).unwrap_or(due);
-        self.leases.insert(name.clone(), Held { lease, revision, in_hand, trouble, due: Some(due) });
+        let (in_hand, trouble) = old.map_or((false, None), |old| (old.in_hand, old.trouble));
+        let next_attempt = trouble.as_ref().and_then(|trouble| trouble.next_attempt);
+        let due = next_attempt.filter(|_| matches!(lease.stage, Stage::Revoking { .. })).unwrap_or(due);
+        self.leases.insert(name.clone(), Box::new(Held { lease, revision, in_hand, trouble, due }));
         if !in_hand {
             self.enqueue(&name);
         }
     }
 
-    pub(super) fn remove(&mut self, name: &LeaseName) -> Option<Held> {
+    pub(super) fn remove(&mut self, name: &LeaseName) -> Option<Box<Held>> {
+        self.dequeue(name);
         let held = self.leases.remove(name)?;
-        self.dequeue(&held);
-        if held.lease.is_live()
-            && let Some(count) = self.live.get_mut(&held.lease.owner)
+        let lease = &held.lease;
+        if lease.is_live()
+            && let Some(count) = self.live.get_mut(&lease.owner)
         {
             *count -= 1;
             if *count == 0 {
-                self.live.remove(&held.lease.owner);
+                self.live.remove(&lease.owner);
             }
         }
+        self.roles.let_go(&lease.role);
+        self.texts.let_go(&lease.owner);
+        self.texts.let_go(&lease.minter);
         Some(held)
     }
 
@@ -170,41 +188,83 @@ impl Book {
 
     pub(super) fn failed(&mut self, name: &LeaseName, failure: Failure, next: Timestamp) {
         if let Some(held) = self.leases.get_mut(name) {
-            held.trouble.attempts = held.trouble.attempts.saturating_add(1);
-            held.trouble.last_error = Some(std::sync::Arc::new(failure));
-            held.trouble.next_attempt = Some(next);
+            let trouble = held.trouble.get_or_insert_default();
+            trouble.attempts = trouble.attempts.saturating_add(1);
+            trouble.last_error = Some(Arc::new(failure));
+            trouble.next_attempt = Some(next);
             self.reschedule(name, next);
         }
     }
 
     pub(super) fn reschedule(&mut self, name: &LeaseName, due: Timestamp) {
-        let Some(held) = self.leases.get(name).cloned() else { return };
-        self.dequeue(&held);
-        if let Some(held) = self.leases.get_mut(name) {
-            held.due = Some(due);
-        }
+        self.dequeue(name);
+        let Some(held) = self.leases.get_mut(name) else { return };
+        held.due = due;
         if !held.in_hand {
             self.enqueue(name);
         }
     }
 
     fn take_in_hand(&mut self, name: &LeaseName) {
-        let Some(held) = self.leases.get_mut(name) else { return };
-        held.in_hand = true;
-        let held = held.clone();
-        self.dequeue(&held);
+        self.dequeue(name);
+        if let Some(held) = self.leases.get_mut(name) {
+            held.in_hand = true;
+        }
     }
 
     fn enqueue(&mut self, name: &LeaseName) {
-        if let Some(Held { lease, due: Some(due), .. }) = self.leases.get(name) {
-            let queue = self.due.entry(lease.role.database().to_owned()).or_default();
-            queue.insert((*due, name.clone()));
+        let Some(held) = self.leases.get(name) else { return };
+        let database = held.lease.role.database();
+        if !self.due.contains_key(database) {
+            self.due.insert(database.to_owned(), BTreeSet::new());
+        }
+        if let Some(queue) = self.due.get_mut(database) {
+            queue.insert((held.due, held.lease.name.clone()));
         }
     }
 
-    fn dequeue(&mut self, held: &Held) {
-        if let (Some(queue), Some(due)) = (self.due.get_mut(held.lease.role.database()), held.due) {
-            queue.remove(&(due, held.lease.name.clone()));
+    fn dequeue(&mut self, name: &LeaseName) {
+        let Some(held) = self.leases.get(name) else { return };
+        if let Some(queue) = self.due.get_mut(held.lease.role.database()) {
+            queue.remove(&(held.due, held.lease.name.clone()));
         }
+    }
+}
+
+impl Held {
+    pub(super) fn attempts(&self) -> u32 {
+        self.trouble.as_ref().map_or(0, |trouble| trouble.attempts)
+    }
+
+    /// As it is shown.
+    pub(super) fn told(&self) -> (Lease, Trouble) {
+        (self.lease.clone(), self.trouble.as_deref().cloned().unwrap_or_default())
+    }
+}
+
+impl<T: Clone + Eq + Hash> Shared<T> {
+    fn share(&mut self, value: &mut T) {
+        match self.0.get_key_value(value) {
+            Some((known, _)) => *value = known.clone(),
+            None => drop(self.0.insert(value.clone(), 0)),
+        }
+        if let Some(count) = self.0.get_mut(value) {
+            *count += 1;
+        }
+    }
+
+    fn let_go(&mut self, value: &T) {
+        if let Some(count) = self.0.get_mut(value) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(value);
+            }
+        }
+    }
+}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
     }
 }

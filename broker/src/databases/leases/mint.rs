@@ -138,7 +138,7 @@ impl Mint {
                 deployment: inner.deployment()?.to_owned(),
                 lease: name.clone(),
                 role: self.lease.role.id().to_owned(),
-                caller: self.lease.owner.clone(),
+                caller: self.lease.owner.to_string(),
             },
         };
         self.database.users.create(&user).await?;
@@ -175,15 +175,15 @@ impl Drop for InHand {
 }
 
 impl Inner {
-    fn draft(&self, role: &RoleName, settings: &RoleSettings, owner: &str, wish: &Wish) -> Result<Lease, Failure> {
+    fn draft(&self, role: &RoleName, settings: &RoleSettings, owner: &Arc<str>, wish: &Wish) -> Result<Lease, Failure> {
         let now = self.clock.now();
         let max_expires = now.plus(settings.max_lifetime).min(wish.credential_ends);
         Ok(Lease {
             name: new_name(now)?,
             role: role.clone(),
-            owner: owner.to_owned(),
+            owner: Arc::clone(owner),
             user: UserName::generate(role.id())?,
-            minter: self.node.clone(),
+            minter: Arc::clone(&self.node),
             created: now,
             expires: wish.until(settings, now, max_expires)?,
             max_expires,

@@ -56,7 +56,7 @@ struct Inner {
     databases: BTreeMap<DatabaseName, Database>,
     settings: LeaseSettings,
     state: State,
-    node: String,
+    node: Arc<str>,
     /// Marks the users of those brokers that share this state. Absent until the leases were read.
     deployment: OnceLock<String>,
     book: Mutex<Book>,
@@ -100,7 +100,7 @@ impl Leases {
             databases,
             settings,
             state,
-            node,
+            node: node.into(),
             deployment: OnceLock::new(),
             book: Mutex::default(),
             clock: LeaseClock::new(clock),
@@ -211,12 +211,11 @@ impl Leases {
     ) -> Result<Vec<(Lease, Trouble)>, Failure> {
         self.0.deployment()?;
         let book = self.0.book();
-        let shown = |held: &Held| (held.lease.clone(), held.trouble.clone());
         let mut wanted = wanted;
         let filter = |held: &&Held| wanted(&held.lease);
         Ok(match after {
-            None => book.newest().filter(filter).take(most).map(shown).collect(),
-            Some(after) => book.before(after).filter(filter).take(most).map(shown).collect(),
+            None => book.newest().filter(filter).take(most).map(Held::told).collect(),
+            Some(after) => book.before(after).filter(filter).take(most).map(Held::told).collect(),
         })
     }
 
@@ -257,7 +256,7 @@ impl Inner {
     }
 
     fn find(&self, name: &LeaseName) -> Option<(Lease, Trouble)> {
-        self.book().get(name).map(|held| (held.lease.clone(), held.trouble.clone()))
+        self.book().get(name).map(Held::told)
     }
 
     fn database(&self, role: &RoleName) -> Result<&Database, Failure> {
@@ -288,7 +287,7 @@ impl Inner {
         match self.state.commit(txn).await? {
             Outcome::Committed(revision) => {
                 self.book().put(lease.clone(), revision, self.clock.now(), &self.node);
-                self.changed.notify_waiters();
+                self.tell(&lease.name);
                 Ok(Some(revision))
             }
             Outcome::Conflict(Conflict::Key { .. } | Conflict::Deposed) => Ok(None),
@@ -304,7 +303,7 @@ impl Inner {
 
     fn let_go(&self, name: &LeaseName) {
         self.book().let_go(name);
-        self.changed.notify_waiters();
+        self.tell(name);
     }
 }
 

@@ -1,6 +1,8 @@
 //! A lease, as it is kept in the state. No credential is part of it.
 
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock::Timestamp;
 use crate::databases::users::UserName;
@@ -16,10 +18,12 @@ pub struct Lease {
     pub name: LeaseName,
     pub role: RoleName,
     /// The id of the caller that it was minted for.
-    pub owner: String,
+    #[serde(serialize_with = "write_text", deserialize_with = "read_text")]
+    pub owner: Arc<str>,
     pub user: UserName,
     /// The node that mints it: a pending lease of a process that is gone is not waited for.
-    pub minter: String,
+    #[serde(serialize_with = "write_text", deserialize_with = "read_text")]
+    pub minter: Arc<str>,
     pub created: Timestamp,
     pub expires: Timestamp,
     /// No renewal gets past it.
@@ -79,6 +83,14 @@ impl Lease {
     pub(super) fn at(&self, stage: Stage) -> Self {
         Self { stage, ..self.clone() }
     }
+}
+
+fn write_text<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+fn read_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    String::deserialize(deserializer).map(Into::into)
 }
 
 impl Record for Lease {

@@ -60,7 +60,7 @@ impl Leases {
         let found = self.0.read(name).await?;
         let (lease, revision) = found.ok_or_else(|| no_such_lease(name))?;
         let is_permitted = matches!(permit.resource(), Resource::DatabaseRole(role) if *role == lease.role);
-        if lease.owner != **permit.caller() {
+        if lease.owner != *permit.caller() {
             return Err(no_such_lease(name));
         }
         if is_permitted { Ok((lease, revision)) } else { Err(misfit()) }

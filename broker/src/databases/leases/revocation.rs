@@ -12,7 +12,7 @@ impl Leases {
     pub async fn revoke(&self, permit: &Permit, name: &LeaseName) -> Result<(Lease, Trouble), Failure> {
         let found = self.0.read(name).await?;
         let (lease, _) = found.ok_or_else(|| no_such_lease(name))?;
-        let own = lease.owner == **permit.caller();
+        let own = lease.owner == *permit.caller();
         let cause = if permit.action() == Action::RevokeAnyLease {
             Cause::Operator
         } else if permit.action() == Action::RevokeLease && own {

@@ -1,5 +1,8 @@
 //! The database is the second source of truth: a sweep compares its users with the leases.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use aws_lc_rs::rand;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -73,18 +76,26 @@ impl Inner {
         let began = self.clock.now();
         self.remember_time(began, fence).await?;
         // In this order: a user is made after its lease is pending, and before it is active.
-        // Names only: there may be very many.
-        let active: Vec<(LeaseName, UserName, Revision)> = {
+        let mut missing: HashMap<UserName, (LeaseName, Revision)> = {
             let book = self.book();
             let of_this = book.newest().filter(|held| held.lease.role.database() == name.as_str());
             let active = of_this.filter(|held| held.lease.stage == Stage::Active && !held.in_hand);
-            active.map(|held| (held.lease.name.clone(), held.lease.user.clone(), held.revision)).collect()
+            active.map(|held| (held.lease.user.clone(), (held.lease.name.clone(), held.revision))).collect()
         };
         let deployment = self.deployment()?;
-        let mut users = database.users.list().await?;
-        users.retain(|user| user.tag.deployment == deployment);
-        let there: std::collections::HashSet<_> = users.iter().map(|user| user.name.clone()).collect();
-        for (lease, _, revision) in active.into_iter().filter(|(_, user, _)| !there.contains(user)) {
+        // Of very many users only those are kept that no lease is known for.
+        let mut strangers = Vec::new();
+        let mut meet = |user: Tagged| {
+            if user.tag.deployment != deployment {
+                return;
+            }
+            missing.remove(&user.name);
+            if !self.is_known(&user, began) {
+                strangers.push(user);
+            }
+        };
+        database.users.list(&mut meet).await?;
+        for (lease, revision) in missing.into_values() {
             // Written since: then it is somebody's concern already.
             let Some((lease, _)) = self.read(&lease).await?.filter(|(_, now)| *now == revision) else { continue };
             tracing::warn!(lease = %lease.name, "the user of an active lease is gone; the lease is closed");
@@ -92,7 +103,7 @@ impl Inner {
             let gone = lease.at(Stage::Revoked { cause: Cause::Reconciled, since: now, gone: now });
             let _ = self.write(&gone, revision, Some(fence), |txn| txn).await?;
         }
-        for user in users {
+        for user in strangers {
             self.adopt_orphan(name, user, began, fence).await?;
         }
         self.book().swept.insert(name.as_str().to_owned(), began);
@@ -116,14 +127,8 @@ impl Inner {
         began: Timestamp,
         fence: Fence,
     ) -> Result<(), Failure> {
-        // One that was removed after the list was begun may be on it still.
-        let over = |lease: &Lease| matches!(lease.stage, Stage::Revoked { gone, .. } if gone < began);
-        let known = |lease: &Lease| lease.user == user.name && !over(lease);
-        if self.book().get(&user.tag.lease).is_some_and(|held| known(&held.lease)) {
-            return Ok(());
-        }
         let recorded = self.read(&user.tag.lease).await?;
-        if recorded.as_ref().is_some_and(|(lease, _)| known(lease)) {
+        if recorded.as_ref().is_some_and(|(lease, _)| has_its_user(lease, &user, began)) {
             return Ok(());
         }
         tracing::warn!(user = ?user.name, lease = %user.tag.lease, "a user without a lease was found; it is removed");
@@ -140,6 +145,11 @@ impl Inner {
         Ok(())
     }
 
+    /// As far as this replica has heard.
+    fn is_known(&self, user: &Tagged, began: Timestamp) -> bool {
+        self.book().get(&user.tag.lease).is_some_and(|held| has_its_user(&held.lease, user, began))
+    }
+
     fn orphan(&self, database: &DatabaseName, name: LeaseName, user: Tagged, stage: Stage) -> Result<Lease, Failure> {
         let now = self.clock.now();
         let role: RoleName = database.role(&user.tag.role).map_err(|error| {
@@ -149,9 +159,9 @@ impl Inner {
         Ok(Lease {
             name,
             role,
-            owner: user.tag.caller,
+            owner: user.tag.caller.into(),
             user: user.name,
-            minter: self.node.clone(),
+            minter: Arc::clone(&self.node),
             created: now,
             expires: now,
             max_expires: now,
@@ -159,4 +169,10 @@ impl Inner {
             stage,
         })
     }
+}
+
+/// One that was removed after the list was begun may be on it still.
+fn has_its_user(lease: &Lease, user: &Tagged, began: Timestamp) -> bool {
+    let is_over = matches!(lease.stage, Stage::Revoked { gone, .. } if gone < began);
+    lease.user == user.name && !is_over
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::book::Held;
 use super::record::{Cause, Lease, Stage};
 use super::{Inner, LEASES, Leases, OpenError, Point, key};
 use crate::clock::Timestamp;
@@ -146,7 +147,7 @@ impl Inner {
     /// Tried again later, for ever.
     fn put_off(&self, name: &LeaseName, failure: Failure) {
         let mut book = self.book();
-        let attempts = book.get(name).map_or(0, |held| held.trouble.attempts);
+        let attempts = book.get(name).map_or(0, Held::attempts);
         let delay = FIRST_DELAY.saturating_mul(1 << attempts.min(10)).min(LONGEST_DELAY);
         if attempts == 0 || attempts.is_power_of_two() {
             let (reason, cause) = (failure.reason().as_str_name(), failure.cause());
@@ -158,14 +159,29 @@ impl Inner {
     fn changed_elsewhere(&self, change: &crate::state::Change, revision: Revision) {
         let name = change.key.segments().next().and_then(|id| LeaseName::from_id(&id).ok());
         let Some(name) = name else { return };
+        // Most are this replica's own.
+        if self.book().get(&name).is_some_and(|held| held.revision >= revision) {
+            return;
+        }
         match self.state.changed::<Lease>(change) {
             Some(lease) => self.book().put(lease, revision, self.clock.now(), &self.node),
-            None if self.book().get(&name).is_some_and(|held| held.revision < revision && !held.in_hand) => {
+            None if self.book().get(&name).is_some_and(|held| !held.in_hand) => {
                 self.book().remove(&name);
             }
             None => {}
         }
-        self.changed.notify_waiters();
+        self.tell(&name);
+    }
+}
+
+impl Inner {
+    /// Calls the workers, unless they will look in time by themselves: a mint is no news to them.
+    pub(super) fn tell(&self, name: &LeaseName) {
+        let soon = self.clock.now().plus(LONGEST_SLEEP);
+        let is_far = |held: &Held| (held.lease.stage == Stage::Active && held.lease.expires > soon) || held.in_hand;
+        if !self.book().get(name).is_some_and(is_far) {
+            self.changed.notify_waiters();
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod sql;
 mod tls;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::TryStreamExt as _;
@@ -107,13 +108,15 @@ impl Users for Postgres {
         Box::pin(self.remove_user(user, heir))
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Tagged>, Failure>> {
-        Box::pin(self.with_connection(async |client| {
+    fn list<'a>(&'a self, show: &'a mut (dyn FnMut(Tagged) + Send)) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.with_connection(async move |client| {
             let query = "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname ^@ 'kf_'";
             let messages = client.simple_query_raw(query).await.map_err(|error| self.statement_failure(error))?;
-            // One by one: as rows they take several times what is kept of them.
-            let tagged = messages.try_filter_map(async |message| Ok(tagged(&message)));
-            tagged.try_collect().await.map_err(|error| self.statement_failure(error))
+            let mut messages = pin!(messages);
+            while let Some(message) = messages.try_next().await.map_err(|error| self.statement_failure(error))? {
+                tagged(&message).into_iter().for_each(&mut *show);
+            }
+            Ok(())
         }))
     }
 
