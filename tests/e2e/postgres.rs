@@ -1,18 +1,22 @@
 //! Users in a real PostgreSQL: what they may, that they end, and which link is blamed when one breaks.
 
-use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keyferry_broker::clock::{Clock as _, SystemClock, Timestamp};
 use keyferry_broker::databases::postgres::{Login, Postgres};
-use keyferry_broker::databases::{LoginSettings, NewUser, PostgresSettings, Tag, UserName, Users as _};
-use keyferry_broker::error::Reason;
+use keyferry_broker::databases::{
+    LoginSettings, NewUser, PostgresSettings, RoleSettings, Tag, Tagged, UserName, Users as _,
+};
+use keyferry_broker::error::{Failure, Reason};
 use keyferry_broker::names::{DatabaseName, LeaseName};
 use keyferry_broker::secrets::SecretBytes;
 use keyferry_tests::pki::Ca;
 use keyferry_tests::postgres::Cluster;
 use keyferry_tests::proxy::Proxy;
+use tokio::net::TcpListener;
 
 fn settings(cluster: &Cluster) -> PostgresSettings {
     PostgresSettings {
@@ -27,7 +31,20 @@ fn settings(cluster: &Cluster) -> PostgresSettings {
         },
         connections: 4,
         timeout: Duration::from_secs(5),
-        roles: BTreeMap::new(),
+        roles: [("reader".to_owned(), reader())].into(),
+    }
+}
+
+fn reader() -> RoleSettings {
+    RoleSettings {
+        description: String::new(),
+        groups: vec!["orders_read".into()],
+        default_ttl: Duration::from_secs(600),
+        max_ttl: Duration::from_secs(600),
+        max_lifetime: Duration::from_secs(600),
+        connection_limit: 5,
+        search_path: Vec::new(),
+        heir: None,
     }
 }
 
@@ -35,6 +52,12 @@ fn open(settings: PostgresSettings) -> Postgres {
     let LoginSettings::Certificate { certificate, key } = settings.login.clone() else { panic!("{settings:?}") };
     let name = DatabaseName::from_id("shop").unwrap();
     Postgres::open(name, settings, Login::Certificate { certificate, key }, Arc::new(SystemClock)).unwrap()
+}
+
+async fn listed(postgres: &Postgres) -> Vec<Tagged> {
+    let mut users = Vec::new();
+    postgres.list(&mut |user| users.push(user)).await.unwrap();
+    users
 }
 
 const PASSWORD: &str = "a password of sixteen or more";
@@ -72,7 +95,7 @@ async fn a_user_may_what_its_group_may_and_is_gone_with_its_sessions_when_remove
     assert!(cluster.query(name, "wrong", "shop", "SELECT 1").is_err());
     assert!(!cluster.log_text().contains(PASSWORD), "the server's log has the password");
     assert_eq!(
-        postgres.list().await.unwrap(),
+        listed(&postgres).await,
         [keyferry_broker::databases::Tagged { name: user.name.clone(), tag: user.tag.clone() }]
     );
 
@@ -119,7 +142,7 @@ async fn no_caller_s_name_becomes_sql() {
     ] {
         let user = new_user(&["orders_read"], caller);
         postgres.create(&user).await.unwrap();
-        let tag = postgres.list().await.unwrap().remove(0).tag;
+        let tag = listed(&postgres).await.remove(0).tag;
         assert_eq!(tag.caller, caller.replace('\0', "\u{fffd}"));
         postgres.remove(&user.name, "orders_read\"; DROP TABLE orders; --").await.unwrap();
     }
@@ -140,6 +163,56 @@ async fn a_creation_that_fails_leaves_nothing() {
     assert_eq!(failure.reason(), Reason::DatabaseLoginRefused);
     assert!(failure.message().contains("groups exist"), "{failure}");
     assert!(cluster.users().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_that_are_asked_for_at_once_share_transactions_and_each_is_there() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let postgres = open(settings(&cluster));
+    let users: Vec<_> = (0..20).map(|_| new_user(&["orders_read"], "x")).collect();
+    for made in join_all(users.iter().map(|user| postgres.create(user))).await {
+        made.unwrap();
+    }
+    let mut names: Vec<_> = users.iter().map(|user| user.name.as_str().to_owned()).collect();
+    names.sort_unstable();
+    assert_eq!(cluster.users(), names);
+    let transactions = "SELECT count(DISTINCT xmin::text) FROM pg_authid WHERE rolname ^@ 'kf_'";
+    assert_eq!(cluster.admin("shop", transactions), "2", "the first, and all that came while it was made");
+    for user in [&users[0], &users[19]] {
+        assert_eq!(cluster.query(user.name.as_str(), PASSWORD, "shop", "SELECT count(*) FROM orders").unwrap(), "2");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_that_cannot_be_made_keeps_no_other_from_being_made_with_it() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let postgres = open(settings(&cluster));
+    let users: Vec<_> =
+        (0..6).map(|number| new_user(if number == 3 { &["no_such_group"] } else { &["orders_read"] }, "x")).collect();
+    let made = join_all(users.iter().map(|user| postgres.create(user))).await;
+    let reasons: Vec<_> = made.iter().map(|made| made.as_ref().err().map(Failure::reason)).collect();
+    let refused = Some(Reason::DatabaseLoginRefused);
+    assert_eq!(reasons, [None, None, None, refused, None, None]);
+    assert_eq!(cluster.users().len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_cannot_be_reached_is_tried_once_for_all_who_wait() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let hanging_up = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let postgres = open(PostgresSettings { port: hanging_up.local_addr().unwrap().port(), ..settings(&cluster) });
+    let users: Vec<_> = (0..200).map(|_| new_user(&["orders_read"], "x")).collect();
+    let mut tries = 0;
+    let all = join_all(users.iter().map(|user| postgres.create(user)));
+    let mut all = pin!(all);
+    let made = loop {
+        tokio::select! {
+            made = &mut all => break made,
+            Ok(_) = hanging_up.accept() => tries += 1,
+        }
+    };
+    assert!(made.iter().all(|made| made.as_ref().is_err_and(|f| f.reason() == Reason::DatabaseUnavailable)));
+    assert_eq!(tries, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

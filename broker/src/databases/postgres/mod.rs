@@ -1,24 +1,28 @@
 //! PostgreSQL: a role for each lease.
 
+mod creation;
 mod failure;
 mod logins;
 mod pool;
 mod removal;
 mod sql;
 mod tls;
+mod verifier;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::TryStreamExt as _;
 use futures_util::future::BoxFuture;
-use postgres_protocol::password::scram_sha_256;
 use thiserror::Error;
 use tokio_postgres::SimpleQueryMessage;
 
+use self::creation::Creations;
 use self::pool::Pool;
-use self::sql::{identifier, identifiers, literal};
+use self::sql::{identifier, literal};
+use self::verifier::verifier;
 use super::settings::PostgresSettings;
 use super::users::{Account, NewUser, Tag, Tagged, UserName, Users};
 use crate::clock::{SharedClock, Timestamp};
@@ -33,6 +37,8 @@ pub struct Postgres {
     login: Login,
     ca: String,
     pool: Pool,
+    /// By role.
+    creations: BTreeMap<String, Creations>,
     account: Mutex<Account>,
     clock: SharedClock,
 }
@@ -64,7 +70,8 @@ impl Postgres {
         let ca = std::fs::read_to_string(path).map_err(|error| OpenError::Read(path.clone(), error))?;
         tls::roots(ca.as_bytes()).map_err(|error| OpenError::Ca(path.clone(), error))?;
         let pool = Pool::new(settings.connections);
-        Ok(Self { name, settings, login, ca, pool, account: Mutex::default(), clock })
+        let creations = settings.roles.keys().map(|role| (role.clone(), Creations::default())).collect();
+        Ok(Self { name, settings, login, ca, pool, creations, account: Mutex::default(), clock })
     }
 
     /// The certificates that the server's chains to, for those who connect.
@@ -87,12 +94,12 @@ impl Users for Postgres {
     }
 
     fn create<'a>(&'a self, user: &'a NewUser) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move { self.execute(&creation(user)).await })
+        Box::pin(self.create_user(user))
     }
 
     fn set_password<'a>(&'a self, user: &'a UserName, password: &'a SecretBytes) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let (user, verifier) = (identifier(user.as_str()), literal(&scram_sha_256(password.expose())));
+            let (user, verifier) = (identifier(user.as_str()), literal(&verifier(password.expose())?));
             self.execute(&format!("ALTER ROLE {user} PASSWORD {verifier}")).await
         })
     }
@@ -128,24 +135,6 @@ impl Users for Postgres {
 fn tagged(message: &SimpleQueryMessage) -> Option<Tagged> {
     let SimpleQueryMessage::Row(row) = message else { return None };
     Some(Tagged { name: UserName::parse(row.get(0)?)?, tag: Tag::parse(row.get(1)?)? })
-}
-
-/// The password goes as its verifier: neither the server's log nor its catalogs ever see it.
-fn creation(user: &NewUser) -> String {
-    let name = identifier(user.name.as_str());
-    let mut statements = format!(
-        "CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit} PASSWORD {verifier} VALID UNTIL {until} IN ROLE {groups}; \
-         COMMENT ON ROLE {name} IS {comment};",
-        limit = user.connection_limit,
-        verifier = literal(&scram_sha_256(user.password.expose())),
-        until = literal(&user.until.to_string()),
-        groups = identifiers(&user.groups),
-        comment = literal(&user.tag.to_string()),
-    );
-    if !user.search_path.is_empty() {
-        statements.push_str(&format!("ALTER ROLE {name} SET search_path TO {};", identifiers(&user.search_path)));
-    }
-    statements
 }
 
 impl std::fmt::Debug for Postgres {

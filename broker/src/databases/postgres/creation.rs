@@ -1,0 +1,125 @@
+//! Makes users. Those who wait while others are being made share the next transaction, and so its wait for the disk.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::Postgres;
+use super::sql::{identifier, identifiers, literal};
+use super::verifier::verifier;
+use crate::databases::users::NewUser;
+use crate::error::Failure;
+
+/// Users of one transaction at most.
+const TOGETHER: usize = 64;
+
+/// The users of one role that are to be made. Of one role only, so that whatever the server has against another one's
+/// groups concerns nobody here.
+#[derive(Debug, Default)]
+pub(super) struct Creations {
+    waiting: Mutex<VecDeque<Waiting>>,
+    /// The server makes them one after the other in any case, because of the groups' locks.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    statements: String,
+    made: oneshot::Sender<Result<(), Failure>>,
+}
+
+enum Refusal {
+    /// For what the statements say: one user's must not be another's.
+    Content(Failure),
+    Other(Failure),
+}
+
+impl Creations {
+    fn wait(&self, statements: String) -> oneshot::Receiver<Result<(), Failure>> {
+        let (made, outcome) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(Waiting { statements, made });
+        outcome
+    }
+
+    fn take(&self, most: usize) -> Vec<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.len().min(most);
+        waiting.drain(..count).collect()
+    }
+}
+
+impl Postgres {
+    pub(super) async fn create_user(&self, user: &NewUser) -> Result<(), Failure> {
+        let statements = creation(user)?;
+        let Some(creations) = self.creations.get(&user.tag.role) else { return self.execute(&statements).await };
+        let mut outcome = creations.wait(statements);
+        loop {
+            tokio::select! {
+                biased;
+                // Whoever had it in hand was cut off.
+                outcome = &mut outcome => return outcome.unwrap_or_else(|_| Err(self.too_slow())),
+                _turn = creations.turn.lock() => self.create_waiting(creations).await,
+            }
+        }
+    }
+
+    async fn create_waiting(&self, creations: &Creations) {
+        let mut together = creations.take(TOGETHER);
+        if together.is_empty() {
+            return;
+        }
+        let statements: String = together.iter().map(|waiting| waiting.statements.as_str()).collect();
+        let outcome = match self.create_all(&statements).await {
+            Err(Refusal::Content(_)) if together.len() > 1 => {
+                for Waiting { statements, made } in together {
+                    // Nobody waits any more where the process ends.
+                    let _ = made.send(self.execute(&statements).await);
+                }
+                return;
+            }
+            Ok(()) => Ok(()),
+            Err(Refusal::Content(failure)) => Err(failure),
+            Err(Refusal::Other(failure)) => {
+                // Nobody shall wait for the same to happen to them.
+                together.extend(creations.take(usize::MAX));
+                Err(failure)
+            }
+        };
+        for waiting in together {
+            let _ = waiting.made.send(outcome.clone());
+        }
+    }
+
+    /// Statements sent together are one transaction.
+    async fn create_all(&self, statements: &str) -> Result<(), Refusal> {
+        let mut for_content = false;
+        let done = self.with_connection(async |client| {
+            client.batch_execute(statements).await.map_err(|error| {
+                // Data exceptions, and what is wrong with names and rights.
+                for_content = error.code().is_some_and(|code| matches!(code.code().get(..2), Some("22" | "42")));
+                self.statement_failure(error)
+            })
+        });
+        let done = done.await;
+        done.map_err(|failure| if for_content { Refusal::Content(failure) } else { Refusal::Other(failure) })
+    }
+}
+
+/// The password goes as its verifier: neither the server's log nor its catalogs ever see it.
+fn creation(user: &NewUser) -> Result<String, Failure> {
+    let name = identifier(user.name.as_str());
+    let mut statements = format!(
+        "CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit} PASSWORD {verifier} VALID UNTIL {until} IN ROLE {groups}; \
+         COMMENT ON ROLE {name} IS {comment};",
+        limit = user.connection_limit,
+        verifier = literal(&verifier(user.password.expose())?),
+        until = literal(&user.until.to_string()),
+        groups = identifiers(&user.groups),
+        comment = literal(&user.tag.to_string()),
+    );
+    if !user.search_path.is_empty() {
+        statements.push_str(&format!("ALTER ROLE {name} SET search_path TO {};", identifiers(&user.search_path)));
+    }
+    Ok(statements)
+}
