@@ -1,11 +1,13 @@
 //! From a listening socket to HTTP requests, each with its `Arc<Connection>`.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::TryFutureExt as _;
@@ -195,12 +197,12 @@ impl Server {
         let http = self.http.speaking(protocol).serve_connection(TokioIo::new(stream), calls);
         let mut http = pin!(http);
         tokio::select! {
-            ended = http.as_mut() => return self.ended(&connection, ended),
+            ended = after_the_others(http.as_mut()) => return self.ended(&connection, ended),
             () = self.drain.started() => {}
             () = connection.retired() => count(&self.stats().retired),
         }
         http.as_mut().graceful_shutdown();
-        match timeout(self.limits.drain_grace, http).await {
+        match timeout(self.limits.drain_grace, after_the_others(http)).await {
             Ok(ended) => self.ended(&connection, ended),
             Err(_) => {
                 count(&self.stats().cut_off);
@@ -233,6 +235,20 @@ impl Server {
     }
 }
 
+/// Polls a connection only after whatever else is ready, so that the answers of many calls leave in one write. Woken by
+/// the first of them, it would write that one at once and alone.
+fn after_the_others<F: Future>(mut connection: Pin<&mut F>) -> impl Future<Output = F::Output> {
+    let mut waited = false;
+    poll_fn(move |cx| {
+        waited = !waited;
+        if waited {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        connection.as_mut().poll(cx)
+    })
+}
+
 /// Hands a connection's calls to the service, each with the connection in its extensions.
 struct Calls<S> {
     service: S,
@@ -261,5 +277,59 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "a connection's task failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Waker;
+
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+
+    const CALLS: usize = 32;
+
+    /// How often a connection writes while its calls are answered, each of which wakes it.
+    async fn writes(
+        connection: impl FnOnce(Arc<AtomicUsize>, std::sync::mpsc::Sender<Waker>) -> BoxFuture<'static, usize>,
+    ) -> usize {
+        let answered = Arc::new(AtomicUsize::new(0));
+        let (sender, wakers) = std::sync::mpsc::channel();
+        let served = tokio::spawn(connection(Arc::clone(&answered), sender));
+        let waker = tokio::task::spawn_blocking(move || wakers.recv().unwrap()).await.unwrap();
+        let calls = tokio::spawn(async move {
+            for _ in 0..CALLS {
+                let (answered, waker) = (Arc::clone(&answered), waker.clone());
+                tokio::spawn(async move {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    waker.wake();
+                });
+            }
+        });
+        calls.await.unwrap();
+        served.await.unwrap()
+    }
+
+    fn written(answered: Arc<AtomicUsize>, wakers: std::sync::mpsc::Sender<Waker>) -> impl Future<Output = usize> {
+        let (mut writes, mut written) = (0, 0);
+        poll_fn(move |cx| {
+            let answered = answered.load(Ordering::Relaxed);
+            if answered > written {
+                (writes, written) = (writes + 1, answered);
+            }
+            let _ = wakers.send(cx.waker().clone());
+            if written == CALLS { Poll::Ready(writes) } else { Poll::Pending }
+        })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn answers_that_are_ready_together_leave_together() {
+        let at_once = writes(|answered, wakers| Box::pin(written(answered, wakers))).await;
+        assert_eq!(at_once, CALLS, "the runtime has become kinder: nothing has to wait any more");
+        let gathered =
+            writes(|answered, wakers| Box::pin(async move { after_the_others(pin!(written(answered, wakers))).await }));
+        assert!(gathered.await <= 2);
     }
 }
