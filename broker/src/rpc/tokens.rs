@@ -89,13 +89,10 @@ impl TokenService for TokenRpc {
         &self,
         request: Request<MintDatabaseTokenRequest>,
     ) -> Result<Response<MintDatabaseTokenResponse>, Status> {
-        answer(request, |call, message| async move {
+        answer(request, |call, mut message| async move {
             let role = RoleName::parse(&message.name).map_err(bad_name("name"))?;
-            let request = request_id(
-                &call,
-                &message.request_id,
-                &MintDatabaseTokenRequest { request_id: String::new(), ..message.clone() },
-            )?;
+            let id = std::mem::take(&mut message.request_id);
+            let request = request_id(&call, &id, &message)?;
             let (ttl, client_key) = (ttl(message.ttl.as_ref())?, client_key(message.client_key)?);
             let credential_ends = call.caller.ends();
             let ends_by_itself = self.tokens.has(&role);
@@ -135,13 +132,10 @@ impl TokenService for TokenRpc {
     }
 
     async fn renew_lease(&self, request: Request<RenewLeaseRequest>) -> Result<Response<RenewLeaseResponse>, Status> {
-        reply(request, |call, message| async move {
+        reply(request, |call, mut message| async move {
             let name = LeaseName::parse(&message.name).map_err(bad_name("name"))?;
-            let request = request_id(
-                &call,
-                &message.request_id,
-                &RenewLeaseRequest { request_id: String::new(), ..message.clone() },
-            )?;
+            let id = std::mem::take(&mut message.request_id);
+            let request = request_id(&call, &id, &message)?;
             let wish = Wish { ttl: ttl(message.ttl.as_ref())?, credential_ends: call.caller.ends(), request };
             let lease = self.known(&call, &name).await?;
             if *lease.owner != *call.caller.id() {
@@ -159,12 +153,9 @@ impl TokenService for TokenRpc {
         &self,
         request: Request<RevokeLeaseRequest>,
     ) -> Result<Response<RevokeLeaseResponse>, Status> {
-        reply(request, |call, message| async move {
-            let request = request_id(
-                &call,
-                &message.request_id,
-                &RevokeLeaseRequest { request_id: String::new(), ..message.clone() },
-            )?;
+        reply(request, |call, mut message| async move {
+            let id = std::mem::take(&mut message.request_id);
+            let request = request_id(&call, &id, &message)?;
             if message.justification.chars().count() > MAX_JUSTIFICATION {
                 let description = format!("is longer than {MAX_JUSTIFICATION} characters; shorten it");
                 return Err(Failure::bad_field(Reason::InvalidArgument, "justification", description));
@@ -312,7 +303,8 @@ impl TokenRpc {
     }
 }
 
-/// Two calls are the same when their methods and all other fields are.
+/// Two calls are the same when their methods and all other fields are, which are the `rest`.
 fn request_id(call: &Call, id: &str, rest: &impl prost::Message) -> Result<Option<RequestId>, Failure> {
-    RequestId::parse(id, &[call.method.path.as_bytes(), &rest.encode_to_vec()])
+    let rest = if id.is_empty() { Vec::new() } else { rest.encode_to_vec() };
+    RequestId::parse(id, &[call.method.path.as_bytes(), &rest])
 }
