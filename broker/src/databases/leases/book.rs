@@ -268,3 +268,47 @@ impl<T> Default for Shared<T> {
         Self(HashMap::new())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Cause;
+    use super::*;
+    use crate::databases::UserName;
+    use crate::names::DatabaseName;
+
+    fn lease(id: &str) -> Lease {
+        let time = Timestamp::from_micros(1);
+        Lease {
+            name: LeaseName::from_id(id).unwrap(),
+            role: DatabaseName::from_id("shop").unwrap().role("reader").unwrap(),
+            owner: "x509/orders".into(),
+            user: UserName::generate("reader").unwrap(),
+            minter: "node".into(),
+            created: time,
+            expires: time,
+            max_expires: time,
+            issue: 0,
+            stage: Stage::Active,
+        }
+    }
+
+    #[test]
+    fn what_leases_have_in_common_is_kept_once_and_no_longer_than_they_are() {
+        let (mut book, now) = (Book::default(), Timestamp::from_micros(0));
+        let [one, other] = ["0a", "0b"].map(lease);
+        let names = [one.name.clone(), other.name.clone()];
+        book.put(one, Revision::new(1), now, "node");
+        book.put(other, Revision::new(2), now, "node");
+        let [one, other] = [&names[0], &names[1]].map(|name| book.get(name).unwrap().lease.clone());
+        assert!(Arc::ptr_eq(&one.owner, &other.owner) && Arc::ptr_eq(&one.minter, &other.minter));
+        assert!(Arc::ptr_eq(&one.role.shared(), &other.role.shared()));
+
+        book.put(one.at(Stage::Revoking { cause: Cause::Owner, since: now }), Revision::new(3), now, "node");
+        assert_eq!(book.live_of("x509/orders"), 1);
+        for name in &names {
+            book.remove(name);
+        }
+        assert!(book.texts.0.is_empty() && book.roles.0.is_empty() && book.live.is_empty());
+        assert_eq!(book.take_due("databases/shop", now), Err(None));
+    }
+}
