@@ -83,7 +83,7 @@ bench-micro: ## what the parts of a call cost (ARGS=NAME picks some)
 bench-tokens: ## database tokens beside pgbench and OpenBao on one PostgreSQL, and 100,000 leases; fails over the bars
 	@tools/install postgresql openbao
 	cargo build --release --locked -p keyferry-broker
-	cargo run --locked -p keyferry-benches --bin tokens -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao
+	cargo run --release --locked -p keyferry-benches --bin tokens -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao
 
 bench-jwt: ## signed database tokens beside a bare echo of tonic's, by processor time; fails under the bar
 	cargo build --release --locked -p keyferry-broker
