@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use keyferry_proto::v1::batch_get_secrets_result::Result as Outcome;
 use keyferry_proto::v1::operator_service_client::OperatorServiceClient;
 use keyferry_proto::v1::rotation_service_client::RotationServiceClient;
@@ -11,7 +13,7 @@ use tonic::{Request, Streaming};
 
 use crate::calls::Call;
 use crate::retry::Patience;
-use crate::{Error, Link, Options, Read, Refusal, Secret, SecretHandle, SecretPages, Watch, WatchOptions};
+use crate::{Error, Link, Logins, Options, Read, Refusal, Secret, SecretHandle, SecretPages, Watch, WatchOptions};
 
 /// A caller of one broker. Clones share its connection.
 #[derive(Clone, Debug)]
@@ -80,6 +82,12 @@ impl Client {
     /// one before can retire.
     pub async fn follow(&self, name: impl Into<String>, subscriber: Option<String>) -> Result<SecretHandle, Error> {
         SecretHandle::start(self.clone(), name.into(), subscriber).await
+    }
+
+    /// A login to `databases/{database}/roles/{role}` that is always a good one, each for `ttl` or the role's default; for
+    /// pools see `keyferry_client::pool`.
+    pub async fn logins(&self, role: impl Into<String>, ttl: Option<Duration>) -> Result<Logins, Error> {
+        Logins::start(self.clone(), role.into(), ttl).await
     }
 
     /// The deadline is for the broker's first word; a watch itself has none.

@@ -83,22 +83,23 @@ impl CredentialFiles {
     }
 
     fn roots(&self) -> Result<RootCertStore, CredentialsError> {
-        let mut roots = RootCertStore::empty();
-        match &self.ca {
-            Some(path) => {
-                for certificate in certificates(path)? {
-                    roots.add(certificate).map_err(CredentialsError::Unusable)?;
-                }
-            }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                if roots.is_empty() {
-                    return Err(CredentialsError::NoSystemRoots);
-                }
-            }
-        }
-        Ok(roots)
+        let Some(path) = &self.ca else { return system_roots() };
+        roots_of(certificates(path)?)
     }
+}
+
+pub(crate) fn system_roots() -> Result<RootCertStore, CredentialsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(CredentialsError::NoSystemRoots) } else { Ok(roots) }
+}
+
+fn roots_of(certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, CredentialsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(CredentialsError::Unusable)?;
+    }
+    Ok(roots)
 }
 
 impl Stamp {
@@ -114,7 +115,17 @@ impl Stamp {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+    parse(&read(path)?, path)
+}
+
+/// Of PEM that came with an answer.
+#[cfg(feature = "deadpool-postgres")]
+pub(crate) fn roots(pem: &[u8]) -> Result<RootCertStore, CredentialsError> {
+    roots_of(parse(pem, Path::new("the answer"))?)
+}
+
+fn parse(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| CredentialsError::Pem(path.to_owned(), error))?;
     if certificates.is_empty() { Err(CredentialsError::NoCertificate(path.to_owned())) } else { Ok(certificates) }

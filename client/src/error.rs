@@ -36,6 +36,8 @@ pub enum Error {
     Refused(#[from] Refusal),
     #[error("the payload of {0} does not have its checksum; it was damaged on the way: read it again")]
     Damaged(String),
+    #[error("{0} hands out no passwords; log in with what it hands out by Client::call, or take another role")]
+    NoPassword(String),
     #[error("the broker's answer cannot be understood ({0}); use a client as new as the broker")]
     Unexpected(&'static str),
 }
@@ -71,7 +73,7 @@ impl Error {
             // Sources of tokens come and go like everything else on the network.
             Self::Token(_) => true,
             Self::Refused(refusal) => refusal.is_passing(),
-            Self::Endpoint(_) | Self::Credentials(_) | Self::Unexpected(_) => false,
+            Self::Endpoint(_) | Self::Credentials(_) | Self::NoPassword(_) | Self::Unexpected(_) => false,
         }
     }
 

@@ -8,12 +8,15 @@ use tokio::time::sleep;
 
 use crate::{Client, Error, Read, Reason, Secret, Told, Watch, WatchOptions};
 
-/// A secret that is always the current one: a task follows its rotations and reads each new version.
+/// A secret that is always the current one: a task follows its rotations and reads each new version. Under a subscriber's
+/// name, a version is acknowledged once [`Self::current`] or [`Self::changed`] has handed it out.
 ///
 /// While neither the broker nor a new version can be had, the last one stays.
 #[derive(Debug)]
 pub struct SecretHandle {
     current: watch::Receiver<Arc<Secret>>,
+    /// The version that was handed out last; empty before the first.
+    taken: watch::Sender<String>,
     task: AbortHandle,
 }
 
@@ -25,7 +28,8 @@ const LOOK: Duration = Duration::from_secs(300);
 impl SecretHandle {
     /// The current version. Cheap: no call is made.
     pub fn current(&self) -> Arc<Secret> {
-        Arc::clone(&self.current.borrow())
+        let secret = Arc::clone(&self.current.borrow());
+        self.take(secret)
     }
 
     /// Returns once there is another version than the one this returned for last.
@@ -33,7 +37,19 @@ impl SecretHandle {
         if self.current.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        Arc::clone(&self.current.borrow_and_update())
+        let secret = Arc::clone(&self.current.borrow_and_update());
+        self.take(secret)
+    }
+
+    fn take(&self, secret: Arc<Secret>) -> Arc<Secret> {
+        self.taken.send_if_modified(|taken| {
+            let is_new = *taken != secret.version;
+            if is_new {
+                taken.clone_from(&secret.version);
+            }
+            is_new
+        });
+        secret
     }
 
     /// Reads the secret, which must be there, and follows it from then on.
@@ -46,9 +62,10 @@ impl SecretHandle {
         };
         let watch = client.watch(options);
         let (sender, current) = watch::channel(Arc::new(secret));
-        let follower = Follower { client, name, subscriber, sender, acknowledged: None };
+        let (taken, following) = watch::channel(String::new());
+        let follower = Follower { client, name, subscriber, sender, taken: following, acknowledged: None };
         let task = tokio::spawn(follower.follow(watch)).abort_handle();
-        Ok(Self { current, task })
+        Ok(Self { current, taken, task })
     }
 }
 
@@ -63,6 +80,7 @@ struct Follower {
     name: String,
     subscriber: Option<String>,
     sender: watch::Sender<Arc<Secret>>,
+    taken: watch::Receiver<String>,
     acknowledged: Option<String>,
 }
 
@@ -80,6 +98,7 @@ impl Follower {
                     // Reading goes on without the watch, and the watch is tried again.
                     Err(_) => sleep(AGAIN).await,
                 },
+                Ok(()) = self.taken.changed() => {}
                 // What no event tells of: a value that ends by itself, or a watch that is not permitted.
                 () = sleep(LOOK) => self.read(Read::of(self.name.as_str())).await,
             }
@@ -137,18 +156,16 @@ impl Follower {
 
     /// Tells the broker which version is in use, where it knows this subscriber.
     async fn acknowledge(&mut self) {
-        let Some(subscriber) = &self.subscriber else { return };
-        let version = format!("{}/versions/{}", self.name, self.sender.borrow().version);
+        let taken = self.taken.borrow_and_update().clone();
+        let Some(subscriber) = self.subscriber.clone().filter(|_| !taken.is_empty()) else { return };
+        let version = format!("{}/versions/{taken}", self.name);
         if self.acknowledged.as_ref() == Some(&version) {
             return;
         }
-        let message = AcknowledgeRotationRequest {
-            subscriber: subscriber.clone(),
-            versions: vec![version.clone()],
-            ..AcknowledgeRotationRequest::default()
-        };
+        let versions = vec![version.clone()];
+        let message = AcknowledgeRotationRequest { subscriber, versions, ..AcknowledgeRotationRequest::default() };
         // Tried again with the next event or look.
-        if self.client.rotation_service().acknowledge_rotation(message).await.is_ok() {
+        if self.client.call(message).await.is_ok() {
             self.acknowledged = Some(version);
         }
     }

@@ -15,13 +15,17 @@
 mod calls;
 mod chance;
 mod client;
+mod clock;
 mod credentials;
 mod dial;
 mod error;
 mod handle;
 mod link;
 mod list;
+mod logins;
 mod options;
+#[cfg(any(feature = "deadpool-postgres", feature = "sqlx"))]
+pub mod pool;
 mod read;
 mod retry;
 mod secret;
@@ -39,8 +43,9 @@ pub use keyferry_proto::v1 as proto;
 pub use keyferry_proto::v1::{ErrorReason as Reason, ReadSource};
 pub use link::{Link, LinkError};
 pub use list::{SecretInfo, SecretPages};
+pub use logins::{Login, Logins};
 pub use options::Options;
 pub use read::Read;
 pub use secret::{Payload, Secret};
-pub use token::{TokenError, TokenSource};
+pub use token::{AzureIdentity, TokenError, TokenSource};
 pub use watch::{Told, Watch, WatchOptions};

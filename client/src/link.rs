@@ -69,7 +69,7 @@ impl Link {
             .keep_alive_timeout(options.keepalive / 2)
             .keep_alive_while_idle(true);
         let channel = endpoint.connect_with_connector_lazy(dialer.clone());
-        let bearer = options.token.clone().map(Bearer::new);
+        let bearer = options.token.clone().map(Bearer::new).transpose()?;
         let current = Mutex::new(Current { channel, stamps, looked: Instant::now() });
         Ok(Self(Arc::new(Shared { endpoint, files, bearer, dialer, current })))
     }

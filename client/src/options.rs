@@ -6,7 +6,6 @@ use crate::TokenSource;
 const DEADLINE: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 3;
 const KEEPALIVE: Duration = Duration::from_secs(20);
-const MAX_STALE: Duration = Duration::from_secs(600);
 
 /// Where the broker is and who calls it. Files are PEM, and read again when they change.
 #[derive(Clone, Debug)]
@@ -28,8 +27,6 @@ pub struct Options {
     pub attempts: u32,
     /// How often a silent connection is asked whether it still is one.
     pub keepalive: Duration,
-    /// How long past its freshness [`crate::Client::secret`] may serve a value while the broker does not answer.
-    pub max_stale: Duration,
 }
 
 impl Options {
@@ -55,7 +52,6 @@ impl Options {
             deadline: DEADLINE,
             attempts: ATTEMPTS,
             keepalive: KEEPALIVE,
-            max_stale: MAX_STALE,
         }
     }
 }

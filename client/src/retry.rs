@@ -84,6 +84,7 @@ impl Attempts<'_> {
             | Error::Token(_)
             | Error::Deadline(..)
             | Error::Damaged(_)
+            | Error::NoPassword(_)
             | Error::Unexpected(_) => None,
         }
     }

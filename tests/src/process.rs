@@ -22,8 +22,10 @@ pub fn keyferry() -> &'static Path {
         let mut build = Command::new(env!("CARGO"));
         // As part of a test, with the whole workspace: any other way would build its dependencies with other features.
         build.args(["test", "--workspace", "--locked", "--quiet", "--no-run", "--test", "version"]);
-        if cfg!(feature = "etcd") {
-            build.args(["--features", "keyferry-tests/etcd"]);
+        for (feature, is_on) in [("etcd", cfg!(feature = "etcd")), ("sqlx", cfg!(feature = "sqlx"))] {
+            if is_on {
+                build.args(["--features", &format!("keyferry-tests/{feature}")]);
+            }
         }
         if profile.ends_with("release") {
             build.arg("--release");

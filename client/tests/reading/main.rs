@@ -1,5 +1,11 @@
 //! The client against a broker that runs in the test's process.
-#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
+#![allow(clippy::print_stdout, reason = "a suite tells what it counted")]
+
+mod faults;
+#[cfg(feature = "deadpool-postgres")]
+mod pools;
+mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
