@@ -31,8 +31,8 @@ use crate::databases::leases::{self, Leases, Opening};
 use crate::databases::tokens::Tokens;
 use crate::databases::{CaError, postgres};
 use crate::failpoints::{Failpoints, NoFailpoints};
-use crate::gateway::issuer;
 use crate::gateway::webhooks::Room;
+use crate::gateway::{SchemaError, Translator, issuer};
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::{DatabaseName, NameError, SecretName, StoreName};
@@ -149,6 +149,8 @@ pub enum StartError {
     Random(#[from] aws_lc_rs::error::Unspecified),
     #[error("server reflection cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
+    #[error("the contract cannot be spoken in JSON; report this")]
+    Json(#[from] SchemaError),
 }
 
 /// What the configuration wants and this build has not.
@@ -304,6 +306,7 @@ impl Broker {
             clock,
             authenticator: Arc::clone(&authenticator),
             gate,
+            translator: Translator::new(config.listen.web_origins, config.limits.message_bytes)?,
             router: Router::new(secrets, tokens, rotations, operator, health_service, config.limits.message_bytes)?,
             request_ids: RequestIds::new()?,
             metrics: Arc::clone(&metrics),

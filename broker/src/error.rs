@@ -1,5 +1,6 @@
 //! Why a call failed: one closed set of reasons, a sentence for the caller, and a cause for the operator's log.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub enum Detail {
         retry_after: Duration,
     },
     BadField {
-        field: &'static str,
+        field: Cow<'static, str>,
         description: String,
     },
     /// That stands in the way.
@@ -51,8 +52,8 @@ impl Failure {
     }
 
     /// A request field that cannot be used as sent.
-    pub fn bad_field(reason: Reason, field: &'static str, description: impl Into<String>) -> Self {
-        let description = description.into();
+    pub fn bad_field(reason: Reason, field: impl Into<Cow<'static, str>>, description: impl Into<String>) -> Self {
+        let (field, description) = (field.into(), description.into());
         let mut failure = Self::new(reason, format!("{field}: {description}"));
         failure.0.detail = Detail::BadField { field, description };
         failure

@@ -26,7 +26,7 @@ impl From<Failure> for Status {
                 details.set_retry_info(Some(*retry_after));
             }
             Detail::BadField { field, description } => {
-                details.add_bad_request_violation(*field, description);
+                details.add_bad_request_violation(field.as_ref(), description);
             }
             Detail::Rotation(name) => {
                 let metadata = HashMap::from([("rotation".to_owned(), name.to_string())]);

@@ -175,6 +175,7 @@ pub(super) fn call(out: &mut Vec<u8>, record: &Record, now: Timestamp, node: &st
     if let Some(token) = &record.token {
         body.hex("token", &token.0);
     }
+    body.word("protocol", record.protocol);
     body.word("method", record.method);
     body.word("action", record.action);
     body.word("resource", record.resource.as_deref().unwrap_or_default());

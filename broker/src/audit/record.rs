@@ -21,6 +21,8 @@ pub struct Record {
     pub certificate: Option<Digest>,
     /// SHA-256 of the bearer token.
     pub token: Option<Digest>,
+    /// How it was spoken: `grpc`, `grpc-web` or `connect`.
+    pub protocol: &'static str,
     /// The gRPC method, such as `keyferry.v1.SecretService/GetSecret`; unknown ones are recorded as `unknown`.
     pub method: &'static str,
     /// The policy action, where the method has one.

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use super::kind::{address, address_or_off, boolean};
 use super::reader::Reader;
 use super::section::Section;
+use super::url::web_origin;
 
 /// An unspecified IPv6 address means all interfaces, IPv4 too. Port 0 lets the kernel choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenSettings {
     pub grpc: SocketAddr,
+    pub web_origins: Vec<String>,
     pub web: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub admin_tls: bool,
@@ -18,7 +20,12 @@ pub struct ListenSettings {
 pub(super) fn read(reader: &mut Reader<'_>) -> ListenSettings {
     reader.section("listen", "The ports; port 0 lets the kernel choose one.", |s| {
         let listen = ListenSettings {
-            grpc: s.with_default("grpc", address(), ":7443", "gRPC, for callers."),
+            grpc: s.with_default("grpc", address(), ":7443", "gRPC, gRPC-Web and JSON, for callers."),
+            web_origins: s.list_or_empty(
+                "web_origins",
+                &web_origin(),
+                "The origins whose pages may call from a browser, by gRPC-Web or JSON; no other page may.",
+            ),
             web: s.with_default(
                 "web",
                 address_or_off(),

@@ -161,7 +161,9 @@ fn suggests_the_key_that_was_meant() {
     let lines = report(key);
     assert!(lines.contains("[limits] conections: there is no such key; did you mean connections?"), "{lines}");
     assert!(lines.contains("[listen] handshakes: there is no such key; it belongs to [limits]"), "{lines}");
-    assert!(lines.contains("[listen] zebra: there is no such key; its keys are grpc, web, admin, admin_tls"));
+    assert!(
+        lines.contains("[listen] zebra: there is no such key; its keys are grpc, web_origins, web, admin, admin_tls")
+    );
     assert!(lines.contains("audits: there is no such section; did you mean [audit]?"), "{lines}");
 }
 

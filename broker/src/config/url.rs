@@ -34,6 +34,21 @@ pub(super) fn service_url() -> Kind<String> {
     })
 }
 
+/// As a browser writes the origin of its page, since the two are compared byte by byte.
+pub(super) fn web_origin() -> Kind<String> {
+    text("https://HOST or https://HOST:PORT, in lower case and without a path", "origin", |origin| {
+        let (rest, usual) = match origin.strip_prefix("https://") {
+            Some(rest) => (rest, ":443"),
+            None => (origin.strip_prefix("http://").ok_or("does not begin with https://")?, ":80"),
+        };
+        check_rest(origin, rest)?;
+        if rest.contains('/') || origin.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err("is not as a browser writes it".to_owned());
+        }
+        if rest.ends_with(usual) { Err(format!("has {usual}, which browsers leave out")) } else { Ok(()) }
+    })
+}
+
 pub(super) fn metadata_url() -> Kind<String> {
     text("http:// and the address of a metadata service on this host", "URL", |url| {
         let rest = url.strip_prefix("http://").filter(|rest| stays_on_host(host_in(rest)));

@@ -1,10 +1,21 @@
-//! What others speak to the broker in their own way: the web port and its routes.
+//! What others speak to the broker in their own way: JSON and gRPC-Web on gRPC's port, the web port and its routes.
 
 mod answer;
 mod body;
+mod connect;
+mod frame;
+mod grpc_web;
 pub mod issuer;
+mod json;
+mod origins;
+mod speech;
+mod translator;
 pub mod web;
 pub mod webhooks;
+mod wiped;
 
 pub use answer::Answer;
+pub use json::SchemaError;
+pub use speech::{Refusal, Speech};
+pub use translator::{Heard, Translator};
 pub use web::{Route, Web};

@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 use crate::error::{Failure, Reason};
 
-pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+pub(crate) fn parse(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
     let Some(value) = headers.get("grpc-timeout") else {
         return Ok(None);
     };

@@ -12,7 +12,6 @@ mod grpc_timeout;
 mod handshake;
 mod http;
 mod material;
-mod not_grpc;
 mod patience;
 mod request_id;
 pub mod server;
@@ -27,6 +26,7 @@ mod tests;
 
 pub use connection::{CertificateRefusal, Connection, Protocol};
 pub use drain::Drain;
+pub(crate) use grpc_timeout::parse as grpc_timeout;
 pub use handshake::HandshakeFailure;
 pub use material::{Material, TlsError};
 pub use request_id::RequestIds;

@@ -19,11 +19,12 @@ use tracing::Instrument as _;
 use super::answer::Answer;
 use super::arriving::Arriving;
 use super::stream_end::{Opener, stream_end};
-use super::{Connection, Drain, RequestIds, grpc_timeout, not_grpc};
+use super::{Connection, Drain, RequestIds};
 use crate::admission::{Action, Gate};
 use crate::audit::{Draft, Log, Record};
 use crate::clock::SharedClock;
 use crate::error::{Failure, Reason};
+use crate::gateway::{Speech, Translator};
 use crate::identity::token::Token;
 use crate::identity::{Authenticator, Certificate};
 use crate::rpc::{Access, AuditKind, Call, Method, Router, find, unrecorded};
@@ -52,6 +53,7 @@ pub struct Layers {
     pub clock: SharedClock,
     pub authenticator: Arc<Authenticator>,
     pub gate: Arc<Gate>,
+    pub translator: Translator,
     pub router: Router,
     pub request_ids: RequestIds,
     pub metrics: Arc<Metrics>,
@@ -81,11 +83,14 @@ impl tower::Service<Request<Incoming>> for Stack {
 
 impl Layers {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        if let Some(response) = not_grpc::refuse(&request) {
-            // Counted, not audited: it touches nothing. The code is what gRPC makes of such an answer.
-            self.metrics.begin(usize::MAX).finish(Code::Unknown);
-            return response;
-        }
+        let heard = match self.translator.hear(&request) {
+            Ok(heard) => heard,
+            Err(response) => {
+                // Counted, not audited: it touches nothing. The code is what gRPC makes of such an answer.
+                self.metrics.begin(usize::MAX).finish(Code::Unknown);
+                return *response;
+            }
+        };
         let (place, method) = match find(request.uri().path()) {
             Some((place, method)) => (place, Some(method)),
             None => (usize::MAX, None),
@@ -97,20 +102,20 @@ impl Layers {
             self.metrics.failed(Reason::Overloaded.name());
             let response = refusal(overloaded());
             timer.finish(code_of(&response));
-            return response;
+            return self.translator.answer(heard, method, response).await;
         };
-        let mut response = self.traced(method, request).await;
+        let mut response = self.traced(heard.speech, method, request).await;
         drop(opening);
         let code = code_of(&response);
         let opener = response.extensions_mut().remove::<Opener>();
-        response.map(|body| {
+        let response = response.map(|body| {
             let answer = Answer::new(body, code, timer, slot);
             if !streams {
-                return Body::new(answer);
+                return answer;
             }
-            let end = stream_end(self.drain.clone(), Arc::clone(&self.authenticator), opener);
-            Body::new(answer.until(end))
-        })
+            answer.until(stream_end(self.drain.clone(), Arc::clone(&self.authenticator), opener))
+        });
+        self.translator.answer(heard, method, response).await
     }
 
     /// The place that the answer keeps, and for a stream the one that it needs until it is open.
@@ -126,12 +131,17 @@ impl Layers {
         }
     }
 
-    async fn traced(&self, method: Option<&'static Method>, request: Request<Incoming>) -> Response<Body> {
+    async fn traced(
+        &self,
+        speech: Speech,
+        method: Option<&'static Method>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         let trace = self.traces.accept(request.headers());
         match self.traces.call_span(method.map_or(OTHER_METHOD, Method::name), &trace) {
-            None => self.recorded(method, request, &trace).await,
+            None => self.recorded(speech, method, request, &trace).await,
             Some(span) => {
-                let response = self.recorded(method, request, &trace).instrument(span.clone()).await;
+                let response = self.recorded(speech, method, request, &trace).instrument(span.clone()).await;
                 telemetry::finish(&span, code_of(&response));
                 response
             }
@@ -140,29 +150,30 @@ impl Layers {
 
     async fn recorded(
         &self,
+        speech: Speech,
         method: Option<&'static Method>,
         request: Request<Incoming>,
         trace: &TraceContext,
     ) -> Response<Body> {
         let Some(method) = method else {
-            let draft = self.open_draft("unknown", "", &request, trace);
+            let draft = self.open_draft(speech, ("unknown", ""), &request, trace);
             let refusal = noted(Some(&draft), unknown_method());
             return self.settle(&draft, refusal).await;
         };
         if method.audit == AuditKind::Quiet {
-            return self.guarded(method, request, None).await;
+            return self.guarded(speech, method, request, None).await;
         }
         let action = method.action().map_or("", Action::as_str);
-        let draft = self.open_draft(method.name(), action, &request, trace);
-        let response = self.guarded(method, request, Some(&draft)).await;
+        let draft = self.open_draft(speech, (method.name(), action), &request, trace);
+        let response = self.guarded(speech, method, request, Some(&draft)).await;
         let response = explained(&draft, response);
         self.settle(&draft, response).await
     }
 
     fn open_draft(
         &self,
-        method: &'static str,
-        action: &'static str,
+        speech: Speech,
+        (method, action): (&'static str, &'static str),
         request: &Request<Incoming>,
         trace: &TraceContext,
     ) -> Arc<Draft> {
@@ -173,6 +184,7 @@ impl Layers {
             certificate: connection.and_then(|connection| connection.presented()).map(Certificate::thumbprint),
             request_id: self.request_ids.next(),
             trace_id: trace.trace_id,
+            protocol: speech.name(),
             method,
             action,
             ..Record::default()
@@ -183,15 +195,16 @@ impl Layers {
     /// Inside the draft: neither a panic nor a deadline keeps the call from being recorded and answered.
     async fn guarded(
         &self,
+        speech: Speech,
         method: &'static Method,
         request: Request<Incoming>,
         draft: Option<&Arc<Draft>>,
     ) -> Response<Body> {
-        let deadline = match self.deadline(method, request.headers()) {
+        let deadline = match self.deadline(speech, method, request.headers()) {
             Ok(deadline) => deadline,
             Err(failure) => return noted(draft, failure),
         };
-        let work = pin!(AssertUnwindSafe(self.authenticated(method, request, draft)).catch_unwind());
+        let work = pin!(AssertUnwindSafe(self.authenticated(speech, method, request, draft)).catch_unwind());
         let outcome = match deadline {
             Some(Duration::ZERO) => Ok(Err(too_late(Duration::ZERO))),
             Some(deadline) => {
@@ -208,6 +221,7 @@ impl Layers {
 
     async fn authenticated(
         &self,
+        speech: Speech,
         method: &'static Method,
         request: Request<Incoming>,
         draft: Option<&Arc<Draft>>,
@@ -237,6 +251,7 @@ impl Layers {
                 });
             }
         }
+        let request = self.translator.request(speech, method, request).await?;
         let mut response = self.router.call(method, request).await;
         if let Some(opener) = opener {
             response.extensions_mut().insert(opener);
@@ -244,9 +259,9 @@ impl Layers {
         Ok(response)
     }
 
-    /// The client's `grpc-timeout`, within ours. A stream ends when its client or its credential does.
-    fn deadline(&self, method: &Method, headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
-        match grpc_timeout::parse(headers)? {
+    /// The client's, within ours. A stream ends when its client or its credential does.
+    fn deadline(&self, speech: Speech, method: &Method, headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+        match speech.timeout(headers)? {
             _ if method.streams => Ok(None),
             Some(asked) => Ok(Some(asked.min(self.maximum_deadline))),
             None => Ok(Some(self.default_deadline)),
