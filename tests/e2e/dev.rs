@@ -134,3 +134,20 @@ fn dev_started_again_keeps_its_secrets() {
     let second = add(&Dev::start(&path));
     assert!(second.contains("versions/3"), "{second}");
 }
+
+#[test]
+fn what_the_guide_to_json_shows_works_when_pasted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dev");
+    let dev = Dev::start(&path);
+    let address =
+        dev.commands().iter().find_map(|line| line.strip_prefix("kf ")?.split(' ').next()).unwrap().to_owned();
+    let guide = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/json.md")).unwrap();
+    let blocks: Vec<_> = guide.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    let script = blocks.concat().replace(".keyferry-dev", path.to_str().unwrap()).replace("localhost:7443", &address);
+    let script = script.replace("curl -sS", "curl -sS -w '\\n%{http_code}\\n'");
+    let (good, said) = bash(&format!("set -e\n{script}"));
+    let answers: Vec<_> = said.lines().filter(|line| *line == "200").collect();
+    assert!(good && answers.len() == 5, "{said}");
+}

@@ -31,8 +31,8 @@ use crate::status::{reason, refused};
 const GET: &str = "/keyferry.v1.SecretService/GetSecret";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
-type Sent = BoxBody<Bytes, Infallible>;
-type Sender = http2::SendRequest<Sent>;
+pub(crate) type Sent = BoxBody<Bytes, Infallible>;
+pub(crate) type Sender = http2::SendRequest<Sent>;
 
 /// A request's body of which nothing ever arrives.
 struct Never;
@@ -46,11 +46,11 @@ impl Body for Never {
     }
 }
 
-fn never() -> Sent {
+pub(crate) fn never() -> Sent {
     Never.boxed()
 }
 
-fn bytes(bytes: &[u8]) -> Sent {
+pub(crate) fn bytes(bytes: &[u8]) -> Sent {
     http_body_util::Full::new(Bytes::copy_from_slice(bytes)).boxed()
 }
 
@@ -70,7 +70,7 @@ fn post(path: &str, body: Sent) -> Request<Sent> {
 }
 
 /// An HTTP/2 connection that lets every answer send this much before it has read any.
-async fn client(broker: &TestBroker, window: u32) -> Sender {
+pub(crate) async fn client(broker: &TestBroker, window: u32) -> Sender {
     let stream = tls::connect(broker.broker.grpc_address(), &broker.ca, Some(&broker.client)).await.unwrap();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(window)
@@ -81,7 +81,7 @@ async fn client(broker: &TestBroker, window: u32) -> Sender {
     sender
 }
 
-async fn limited(limits: &str) -> TestBroker {
+pub(crate) async fn limited(limits: &str) -> TestBroker {
     TestBroker::with(&format!("[limits]\n{limits}\n"), Arc::new(SystemClock)).await
 }
 
@@ -115,7 +115,7 @@ async fn only_grpc_over_http_2_reaches_a_method() {
     *request.method_mut() = http::Method::GET;
     let response = sender.send_request(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
-    for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/grpc-web"] {
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/grpc+json"] {
         let mut request = post(GET, bytes(&[0; 5]));
         request.headers_mut().insert("content-type", content_type.parse().unwrap());
         let response = sender.send_request(request).await.unwrap();

@@ -6,6 +6,7 @@ pub mod canary;
 pub mod clock;
 pub mod collector;
 pub mod conformance;
+pub mod curl;
 pub mod doubles;
 #[cfg(feature = "etcd")]
 pub mod etcd;
