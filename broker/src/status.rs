@@ -164,7 +164,8 @@ impl ReasonExt for Reason {
             | Self::LeaseNotActive
             | Self::LeaseNotRenewable
             | Self::RotationNotConfigured
-            | Self::RotationState => Code::FailedPrecondition,
+            | Self::RotationState
+            | Self::ValueUnusable => Code::FailedPrecondition,
             Self::RequestIdConflict | Self::RotationInProgress | Self::Conflict => Code::Aborted,
             Self::QuotaExceeded
             | Self::DistinctSecretsExceeded

@@ -3,6 +3,7 @@
 
 use std::fmt::{Debug, Formatter, Result};
 
+use crate::envoy::config::core::v3::DataSource;
 use crate::v1::{
     AccessTokenCredential, AddSecretVersionRequest, CertificateCredential, ExaminedToken, GetSecretResponse,
     PasswordCredential,
@@ -63,6 +64,12 @@ impl Debug for AccessTokenCredential {
 impl Debug for ExaminedToken {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         f.debug_struct("ExaminedToken").field("token", &Redacted).field("certificate", &self.certificate).finish()
+    }
+}
+
+impl Debug for DataSource {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("DataSource").field("specifier", &Redacted).finish()
     }
 }
 

@@ -6,6 +6,7 @@ mod credentials;
 mod databases;
 mod document;
 mod environment;
+mod envoy;
 mod events;
 mod files;
 mod given;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 
 use crate::admission::QuotaSettings;
 use crate::databases::{DatabaseSettings, LeaseSettings, SigningSettings};
+use crate::gateway::sds::{Resource, ResourceName};
 use crate::identity::token::IssuerSettings;
 use crate::names::{DatabaseName, StoreName};
 use crate::providers::credential::CredentialSettings;
@@ -83,6 +85,8 @@ pub struct Config {
     pub leases: LeaseSettings,
     /// By the NAME of `[rotations.NAME]`.
     pub rotations: BTreeMap<String, RotationSettings>,
+    /// What Envoys may fetch, by the name that they ask for it by.
+    pub envoy: BTreeMap<ResourceName, Resource>,
     pub telemetry: telemetry::Settings,
     files: Vec<UsedFile>,
     path: Arc<str>,
@@ -151,6 +155,7 @@ impl Config {
                 reader,
                 &rotations::Surroundings { stores: &stores, databases: &databases, issuer: issuer.as_ref() },
             ),
+            envoy: envoy::read(reader, &stores),
             issuer,
             audit: surroundings::audit(reader),
             telemetry: surroundings::telemetry(reader),

@@ -404,6 +404,8 @@ pub enum ErrorReason {
     RotationNotConfigured = 56,
     /// The rotation is in a state that does not allow the request.
     RotationState = 57,
+    /// The value is not what it is configured to be, such as a certificate that has ended or that another key belongs to.
+    ValueUnusable = 58,
     /// The request_id was used before with a different request.
     RequestIdConflict = 60,
     /// The secret is being rotated already.
@@ -506,6 +508,7 @@ impl ErrorReason {
             Self::LeaseNotRenewable => "ERROR_REASON_LEASE_NOT_RENEWABLE",
             Self::RotationNotConfigured => "ERROR_REASON_ROTATION_NOT_CONFIGURED",
             Self::RotationState => "ERROR_REASON_ROTATION_STATE",
+            Self::ValueUnusable => "ERROR_REASON_VALUE_UNUSABLE",
             Self::RequestIdConflict => "ERROR_REASON_REQUEST_ID_CONFLICT",
             Self::RotationInProgress => "ERROR_REASON_ROTATION_IN_PROGRESS",
             Self::Conflict => "ERROR_REASON_CONFLICT",
@@ -577,6 +580,7 @@ impl ErrorReason {
             "ERROR_REASON_LEASE_NOT_RENEWABLE" => Some(Self::LeaseNotRenewable),
             "ERROR_REASON_ROTATION_NOT_CONFIGURED" => Some(Self::RotationNotConfigured),
             "ERROR_REASON_ROTATION_STATE" => Some(Self::RotationState),
+            "ERROR_REASON_VALUE_UNUSABLE" => Some(Self::ValueUnusable),
             "ERROR_REASON_REQUEST_ID_CONFLICT" => Some(Self::RequestIdConflict),
             "ERROR_REASON_ROTATION_IN_PROGRESS" => Some(Self::RotationInProgress),
             "ERROR_REASON_CONFLICT" => Some(Self::Conflict),
@@ -725,6 +729,9 @@ pub struct BrokerStatus {
     /// Rotations and subscribers.
     #[prost(message, optional, tag = "16")]
     pub rotations: ::core::option::Option<RotationCounts>,
+    /// The resources that Envoys may fetch, by name.
+    #[prost(message, repeated, tag = "20")]
+    pub envoy_resources: ::prost::alloc::vec::Vec<EnvoyResourceStatus>,
 }
 /// What runs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1077,6 +1084,56 @@ pub struct RotationCounts {
     /// When the oldest rotation began that is not over. Absent: all are.
     #[prost(message, optional, tag = "7")]
     pub oldest_start_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A resource that Envoys fetch, at this replica.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EnvoyResourceStatus {
+    /// As Envoys ask for it.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// "tls-certificate", "validation-context" or "generic".
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    /// The secrets that it is made of.
+    #[prost(string, repeated, tag = "3")]
+    pub secrets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How it is. Degraded: the newest value cannot be used, and the last good one is published; or an Envoy refused it.
+    #[prost(enumeration = "HealthState", tag = "4")]
+    pub health: i32,
+    /// The version that is published. Empty: none was asked for since the start.
+    #[prost(string, tag = "5")]
+    pub version: ::prost::alloc::string::String,
+    /// When that was first published here.
+    #[prost(message, optional, tag = "6")]
+    pub publish_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why the newest value is not published. Absent: it is.
+    #[prost(message, optional, tag = "7")]
+    pub last_error: ::core::option::Option<ErrorDetail>,
+    /// Envoys that have it open.
+    #[prost(int32, tag = "8")]
+    pub stream_count: i32,
+    /// Envoys that refused the version they were sent last. At most 100.
+    #[prost(message, repeated, tag = "9")]
+    pub rejections: ::prost::alloc::vec::Vec<EnvoyRejection>,
+}
+/// A version that an Envoy refused. It goes on with what it had.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnvoyRejection {
+    /// The id of the caller.
+    #[prost(string, tag = "1")]
+    pub caller: ::prost::alloc::string::String,
+    /// The Envoy's own name for itself.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// The version it refused.
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+    /// Why, in its own words.
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    /// When.
+    #[prost(message, optional, tag = "5")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// How well something does. Unhealthy parts say why in their last_error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -37,27 +37,44 @@ fn checked_in_code_is_what_the_contract_generates() -> Result<(), Box<dyn Error>
     Ok(())
 }
 
-type Generated = [(&'static str, Vec<u8>); 2];
+/// One file for each package.
+const CODE: [&str; 6] = [
+    "keyferry.v1.rs",
+    "envoy.config.core.v3.rs",
+    "envoy.extensions.transport_sockets.tls.v3.rs",
+    "envoy.service.discovery.v3.rs",
+    "envoy.service.secret.v3.rs",
+    "google.rpc.rs",
+];
+const ENVOY: &str = "envoy/service/secret/v3/sds.proto";
+/// Travels within an `Any`, so nothing imports it.
+const ENVOY_SECRET: &str = "envoy/extensions/transport_sockets/tls/v3/secret.proto";
 
 /// The generated files by name.
-fn generate(scratch: &Path) -> Result<Generated, Box<dyn Error>> {
+fn generate(scratch: &Path) -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
     let mut compiler = protox::Compiler::new([env!("CARGO_MANIFEST_DIR")])?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(contract_files()?)?;
+    compiler.open_files([ENVOY, ENVOY_SECRET])?;
 
     fs::create_dir_all(scratch)?;
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".")
         .btree_map(".")
+        .extern_path(".google.protobuf.Any", "crate::Any")
         .skip_debug(messages_with_redacted_fields(&compiler.descriptor_pool()))
         .out_dir(scratch)
         .compile_fds(compiler.file_descriptor_set())?;
-    let code = fs::read(scratch.join("keyferry.v1.rs"))?;
+    let mut generated = Vec::new();
+    for name in CODE {
+        generated.push((name, fs::read(scratch.join(name))?));
+    }
 
     // Reflection has no use for comments, and prost's own descriptor types would drop debug_redact.
     let descriptors = compiler.include_source_info(false).encode_file_descriptor_set();
-    Ok([("keyferry.v1.rs", code), ("keyferry.v1.bin", descriptors)])
+    generated.push(("keyferry.v1.bin", descriptors));
+    Ok(generated)
 }
 
 fn contract_files() -> Result<Vec<PathBuf>, Box<dyn Error>> {

@@ -2,7 +2,9 @@
 
 use std::fmt::Debug;
 
-use keyferry_proto::{FILE_DESCRIPTOR_SET, v1};
+use keyferry_proto::envoy::config::core::v3::DataSource;
+use keyferry_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
+use keyferry_proto::{Any, FILE_DESCRIPTOR_SET, v1};
 use protox::prost_reflect::prost::Message;
 use protox::prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
@@ -45,12 +47,19 @@ fn fields_that_sound_like_secrets_are_marked() {
     }
 }
 
+#[test]
+fn an_any_shows_its_type_and_not_its_value() {
+    let any = Any { type_url: "a/b".to_owned(), value: CANARY.into() };
+    let text = format!("{any:?} {any:#?}");
+    assert!(text.contains("a/b") && !text.contains(CANARY) && !text.contains(&format!("{:?}", CANARY.as_bytes())));
+}
+
 fn contract() -> DescriptorPool {
     DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the checked-in descriptor set decodes")
 }
 
 fn is_ours(message: &MessageDescriptor) -> bool {
-    message.package_name() == "keyferry.v1"
+    message.package_name() == "keyferry.v1" || message.package_name().starts_with("envoy.")
 }
 
 /// One message for each way in which a marked field can be inside, so that members of a oneof do not displace another.
@@ -90,6 +99,11 @@ fn debug_text(message: &str, encoded: &[u8]) -> String {
         "BatchGetSecretsResponse" => show::<v1::BatchGetSecretsResponse>(encoded),
         "BatchGetSecretsResult" => show::<v1::BatchGetSecretsResult>(encoded),
         "CertificateCredential" => show::<v1::CertificateCredential>(encoded),
+        "CertificateValidationContext" => show::<tls::CertificateValidationContext>(encoded),
+        "DataSource" => show::<DataSource>(encoded),
+        "GenericSecret" => show::<tls::GenericSecret>(encoded),
+        "Secret" => show::<tls::Secret>(encoded),
+        "TlsCertificate" => show::<tls::TlsCertificate>(encoded),
         "ExaminedToken" => show::<v1::ExaminedToken>(encoded),
         "ExplainAccessRequest" => show::<v1::ExplainAccessRequest>(encoded),
         "GetSecretResponse" => show::<v1::GetSecretResponse>(encoded),

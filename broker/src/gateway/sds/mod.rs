@@ -1,0 +1,9 @@
+//! What Envoys fetch by the secret discovery service: resources made of secrets, looked at before they are published.
+
+mod board;
+mod material;
+mod resource;
+
+pub use board::{Account, Board, Rejection};
+pub use material::Material;
+pub use resource::{Kind, Resource, ResourceName, ResourceNameError, Versions};
