@@ -31,6 +31,7 @@ use crate::databases::leases::{self, Leases, Opening};
 use crate::databases::tokens::Tokens;
 use crate::databases::{CaError, postgres};
 use crate::failpoints::{Failpoints, NoFailpoints};
+use crate::gateway::sds::Board;
 use crate::gateway::webhooks::Room;
 use crate::gateway::{SchemaError, Translator, issuer};
 use crate::identity::Authenticator;
@@ -44,7 +45,7 @@ use crate::rotation::settings::{RotationSettings, Strategy};
 use crate::rotation::subscribers::{self, Subscribers};
 use crate::rotation::watch::{Sight, Watches};
 use crate::rotation::{self, Changes};
-use crate::rpc::{METHOD_NAMES, OperatorRpc, PageTokens, Rotating, RotationRpc, Router, SecretRpc, TokenRpc};
+use crate::rpc::{EnvoyRpc, METHOD_NAMES, OperatorRpc, PageTokens, Rotating, RotationRpc, Router, SecretRpc, TokenRpc};
 use crate::secrets::{Custody, Guarded, Secrets};
 use crate::state::{self, State, Store};
 use crate::status::REASON_NAMES;
@@ -94,6 +95,7 @@ pub struct Parts {
     pub state: State,
     pub leases: Leases,
     pub watches: Watches,
+    pub envoy: Board,
     pub database_tokens: Tokens,
     pub rotation: rotation::Log,
     pub changes: Changes,
@@ -260,6 +262,7 @@ impl Broker {
         };
         let admin_port = AdminPort::open(&config.listen, &config.tls, &clock).await?;
 
+        let envoy = Board::new(config.envoy);
         let parts = Arc::new(Parts {
             node: config.node.name,
             started: clock.now(),
@@ -276,6 +279,7 @@ impl Broker {
             secrets: secrets.clone(),
             leases: leases.clone(),
             watches: watches.clone(),
+            envoy: envoy.clone(),
             database_tokens: databases.tokens.clone(),
             rotation,
             sources,
@@ -290,6 +294,7 @@ impl Broker {
         let page_tokens = Arc::new(PageTokens::new()?);
         let rotating = Rotating { engine, secrets: secrets.clone(), page_tokens: Arc::clone(&page_tokens) };
         let secrets = SecretRpc { secrets, changes, page_tokens: Arc::clone(&page_tokens) };
+        let envoy = EnvoyRpc { board: envoy, watches: watches.clone() };
         let rotations = RotationRpc { rotating, watches, page_tokens: Arc::clone(&page_tokens) };
         let tokens = TokenRpc { leases, tokens: databases.tokens, page_tokens };
         let health_service = HealthService::from_health_reporter(health.clone());
@@ -307,7 +312,15 @@ impl Broker {
             authenticator: Arc::clone(&authenticator),
             gate,
             translator: Translator::new(config.listen.web_origins, config.limits.message_bytes)?,
-            router: Router::new(secrets, tokens, rotations, operator, health_service, config.limits.message_bytes)?,
+            router: Router::new(
+                secrets,
+                tokens,
+                rotations,
+                operator,
+                envoy,
+                health_service,
+                config.limits.message_bytes,
+            )?,
             request_ids: RequestIds::new()?,
             metrics: Arc::clone(&metrics),
             traces,

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod databases;
+mod envoy;
 mod events;
 mod overview;
 mod rotations;
@@ -43,6 +44,7 @@ pub fn status(parts: &Parts) -> BrokerStatus {
         leases: databases::counts(&parts.leases),
         cache: Some(cache(parts.secrets.cache_accounts())),
         rotations: Some(rotations::counts(&parts.engine, &parts.watches)),
+        envoy_resources: envoy::status(&parts.envoy),
         ..BrokerStatus::default()
     }
 }
@@ -92,6 +94,7 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     events::samples(&parts.sources, out);
     rotations::samples(&parts.engine, out);
     watches::samples(&parts.watches, out);
+    envoy::samples(&parts.envoy, out);
 }
 
 /// Of one listener.

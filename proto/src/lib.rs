@@ -28,6 +28,7 @@ pub mod v1 {
     clippy::all,
     clippy::pedantic,
     clippy::restriction,
+    missing_debug_implementations,
     missing_docs,
     rust_2018_idioms,
     rustdoc::all,

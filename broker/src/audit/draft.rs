@@ -25,6 +25,11 @@ impl Draft {
         Arc::new(Self { log, clock, started, record: Mutex::new(Some(record)), announced: AtomicBool::new(false) })
     }
 
+    /// Of a stream that is open: each thing that it hands out or refuses goes on record by itself.
+    pub fn follow_up(&self, record: Record) -> Arc<Self> {
+        Self::open(self.log.clone(), Arc::clone(&self.clock), record)
+    }
+
     /// Adds what became known. After the record is on its way there is nothing left to add to.
     pub fn note(&self, add: impl FnOnce(&mut Record)) {
         if let Some(record) = self.lock().as_mut() {

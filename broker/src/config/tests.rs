@@ -9,6 +9,7 @@ use super::reference::SMALLEST;
 use super::*;
 use crate::admission::Bucket;
 use crate::audit::Mode;
+use crate::gateway::sds::Kind;
 use crate::identity::CertificateName;
 use crate::identity::token::{Algorithm, KeySource};
 use crate::providers::credential::{AzureIdentity, GoogleIdentity, IdTokenSigner};
@@ -75,6 +76,9 @@ fn reads_every_section() {
     assert_eq!(local.file, Path::new("/var/lib/keyferry/store.redb"));
     let StoreSettings::Gcp(gcp) = store("gcp-prod") else { panic!("{:?}", config.stores) };
     assert_eq!(gcp.location.as_deref(), Some("europe-west3"));
+    let web = &config.envoy["web"];
+    assert_eq!((web.kind, web.key.as_ref().unwrap().as_str()), (Kind::TlsCertificate, "stores/azure/secrets/web-key"));
+    assert_eq!(config.envoy["clients"].kind, Kind::ValidationContext);
     let StoreSettings::Azure(azure) = store("azure") else { panic!("{:?}", config.stores) };
     assert_eq!(azure.vault_url, "https://kv-prod.vault.usgovcloudapi.net");
 }

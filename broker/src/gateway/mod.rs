@@ -1,4 +1,5 @@
-//! What others speak to the broker in their own way: JSON and gRPC-Web on gRPC's port, the web port and its routes.
+//! What others speak to the broker in their own way: JSON and gRPC-Web on gRPC's port, what Envoys fetch, the web port and its
+//! routes.
 
 mod answer;
 mod body;
@@ -8,6 +9,7 @@ mod grpc_web;
 pub mod issuer;
 mod json;
 mod origins;
+pub mod sds;
 mod speech;
 mod translator;
 pub mod web;

@@ -23,6 +23,7 @@ pub enum Service {
     Tokens,
     Rotations,
     Operator,
+    Envoy,
     Health,
     Reflection,
 }
@@ -153,6 +154,27 @@ pub const METHODS: &[Method] = &[
     row("/keyferry.v1.OperatorService/ExplainAccess", S::Operator, Policy(Action::ExplainSelf), Q::Operate, Recorded),
     row("/keyferry.v1.OperatorService/GetStatus", S::Operator, Policy(Action::GetStatus), Q::Operate, Recorded),
     row("/keyferry.v1.OperatorService/RefreshSecret", S::Operator, Policy(Action::RefreshSecret), Q::Operate, Recorded),
+    stream(row(
+        "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+        S::Envoy,
+        Policy(Action::GetSecret),
+        Q::Read,
+        Recorded,
+    )),
+    stream(row(
+        "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
+        S::Envoy,
+        Policy(Action::GetSecret),
+        Q::Read,
+        Recorded,
+    )),
+    row(
+        "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets",
+        S::Envoy,
+        Policy(Action::GetSecret),
+        Q::Read,
+        Recorded,
+    ),
     row("/grpc.health.v1.Health/Check", S::Health, Anyone, Q::None, Quiet),
     row("/grpc.health.v1.Health/List", S::Health, Anyone, Q::None, Quiet),
     stream(row("/grpc.health.v1.Health/Watch", S::Health, Anyone, Q::None, Quiet)),
@@ -181,11 +203,11 @@ mod tests {
     fn holds_exactly_the_methods_of_the_contract() {
         let files = FileDescriptorSet::decode(keyferry_proto::FILE_DESCRIPTOR_SET).unwrap();
         let mut declared = BTreeSet::new();
-        for file in files.file.iter().filter(|file| file.package() == "keyferry.v1") {
+        for file in &files.file {
             for service in &file.service {
                 for method in &service.method {
                     declared.insert((
-                        format!("/keyferry.v1.{}/{}", service.name(), method.name()),
+                        format!("/{}.{}/{}", file.package(), service.name(), method.name()),
                         method.server_streaming(),
                     ));
                 }
@@ -193,7 +215,7 @@ mod tests {
         }
         let listed: BTreeSet<_> = METHODS
             .iter()
-            .filter(|method| method.path.starts_with("/keyferry."))
+            .filter(|method| !method.path.starts_with("/grpc."))
             .map(|method| (method.path.to_owned(), method.streams))
             .collect();
         assert_eq!(declared, listed);

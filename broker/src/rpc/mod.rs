@@ -2,6 +2,7 @@
 
 mod call;
 mod caller_message;
+mod envoy;
 mod explain;
 mod lease_messages;
 mod methods;
@@ -23,6 +24,7 @@ mod watch_messages;
 
 pub use call::{Call, decided, unrecorded};
 pub(crate) use caller_message::{json_of, json_of_struct};
+pub use envoy::EnvoyRpc;
 pub use methods::{Access, AuditKind, METHOD_NAMES, METHODS, Method, Service, find};
 pub use operator::{OperatorRpc, StatusReport};
 pub use page_token::{Binding, PageTokens};

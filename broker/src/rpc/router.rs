@@ -2,6 +2,7 @@
 
 use http::{Request, Response};
 use keyferry_proto::FILE_DESCRIPTOR_SET;
+use keyferry_proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use keyferry_proto::v1::operator_service_server::OperatorServiceServer;
 use keyferry_proto::v1::rotation_service_server::RotationServiceServer;
 use keyferry_proto::v1::secret_service_server::SecretServiceServer;
@@ -12,6 +13,7 @@ use tonic_health::server::HealthService;
 use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceExt as _};
 
+use super::envoy::EnvoyRpc;
 use super::methods::{Method, Service};
 use super::operator::OperatorRpc;
 use super::rotations::RotationRpc;
@@ -27,6 +29,7 @@ pub struct Router {
     rotations: RotationServiceServer<RotationRpc>,
     watch: WatchRpc,
     operator: OperatorServiceServer<OperatorRpc>,
+    envoy: SecretDiscoveryServiceServer<EnvoyRpc>,
     health: HealthServer<HealthService>,
     reflection: BoxCloneSyncService<Request<Body>, Response<Body>, std::convert::Infallible>,
 }
@@ -37,6 +40,7 @@ impl Router {
         tokens: TokenRpc,
         rotations: RotationRpc,
         operator: OperatorRpc,
+        envoy: EnvoyRpc,
         health: HealthService,
         message_bytes: usize,
     ) -> Result<Self, tonic_reflection::server::Error> {
@@ -53,6 +57,7 @@ impl Router {
             watch: WatchRpc { watches: rotations.watches.clone(), message_bytes },
             rotations: RotationServiceServer::new(rotations).max_decoding_message_size(message_bytes),
             operator: OperatorServiceServer::new(operator).max_decoding_message_size(message_bytes),
+            envoy: SecretDiscoveryServiceServer::new(envoy).max_decoding_message_size(message_bytes),
             health: HealthServer::new(health).max_decoding_message_size(message_bytes),
             reflection: BoxCloneSyncService::new(reflection.max_decoding_message_size(message_bytes)),
         })
@@ -66,6 +71,7 @@ impl Router {
             Service::Rotations if method.streams => Box::pin(self.watch.call(request)).await,
             Service::Rotations => self.rotations.clone().call(request).await,
             Service::Operator => self.operator.clone().call(request).await,
+            Service::Envoy => self.envoy.clone().call(request).await,
             Service::Health => self.health.clone().call(request).await,
             Service::Reflection => Box::pin(self.reflection.clone().oneshot(request)).await,
         };

@@ -262,6 +262,7 @@ fn message(seen: &Seen, watches: &Watches, versions: Vec<SubscriberVersion>, omi
 fn kind(way: Way) -> SubscriberKind {
     match way {
         Way::Watch => SubscriberKind::Watch,
+        Way::Envoy => SubscriberKind::Envoy,
     }
 }
 

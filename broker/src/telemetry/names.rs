@@ -269,6 +269,38 @@ pub static WATCH_RESYNCS: Metric = counter(
     &["reason"],
 );
 
+pub static ENVOY_STREAMS: Metric = gauge(
+    "keyferry.envoy.streams",
+    "keyferry_envoy_streams",
+    "Streams on which Envoys have a resource, at this replica.",
+    "{stream}",
+    &["resource"],
+);
+
+pub static ENVOY_HEALTHY: Metric = gauge(
+    "keyferry.envoy.healthy",
+    "keyferry_envoy_healthy",
+    "Whether the newest value of a resource can be published (1); else Envoys keep the last good one.",
+    "1",
+    &["resource"],
+);
+
+pub static ENVOY_PUBLISHED: Metric = counter(
+    "keyferry.envoy.published",
+    "keyferry_envoy_published_total",
+    "Times that a resource was sent to an Envoy.",
+    "{resource}",
+    &["resource"],
+);
+
+pub static ENVOY_ANSWERS: Metric = counter(
+    "keyferry.envoy.answers",
+    "keyferry_envoy_answers_total",
+    "What Envoys made of a resource that they were sent: ack or nack.",
+    "{answer}",
+    &["resource", "answer"],
+);
+
 pub static POLICIES: Metric =
     gauge("keyferry.policy.count", "keyferry_policies", "Policies in the set in use.", "{policy}", &[]);
 
@@ -535,6 +567,10 @@ pub static ALL: &[&Metric] = &[
     &WATCH_MESSAGES,
     &WATCH_EVENTS,
     &WATCH_RESYNCS,
+    &ENVOY_STREAMS,
+    &ENVOY_HEALTHY,
+    &ENVOY_PUBLISHED,
+    &ENVOY_ANSWERS,
     &POLICIES,
     &POLICY_INFO,
     &POLICY_LOADED,

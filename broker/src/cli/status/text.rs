@@ -1,8 +1,8 @@
 //! The status for people: a line for each part, and tables under the stores.
 
 use keyferry_proto::v1::{
-    BrokerStatus, CacheStatus, CloudCredentialStatus, ErrorDetail, EventSourceStatus, HealthState, LeaseCounts,
-    QuotaLedgerEntry, ReloadStatus, StoreKind, StoreStatus,
+    BrokerStatus, CacheStatus, CloudCredentialStatus, EnvoyRejection, EnvoyResourceStatus, ErrorDetail,
+    EventSourceStatus, HealthState, LeaseCounts, QuotaLedgerEntry, ReloadStatus, StoreKind, StoreStatus,
 };
 
 use super::{circuit, health, operation};
@@ -70,7 +70,24 @@ fn parts(status: &BrokerStatus) -> Vec<Vec<String>> {
     if let Some(cache) = &status.cache {
         row("cache", "", HealthState::Healthy, of_cache(cache), None);
     }
+    for resource in &status.envoy_resources {
+        row("envoy", &resource.name, resource.health(), of_resource(resource), resource.last_error.as_ref());
+    }
     rows
+}
+
+fn of_resource(resource: &EnvoyResourceStatus) -> String {
+    let refused = resource.rejections.iter().map(|rejection| {
+        let EnvoyRejection { node, version, message, .. } = rejection;
+        format!("; {node} refused {version}: {message}")
+    });
+    format!(
+        "{}, version {}, {} streams{}",
+        resource.kind,
+        resource.version,
+        resource.stream_count,
+        refused.collect::<String>()
+    )
 }
 
 fn of_leases(leases: &LeaseCounts) -> String {

@@ -10,7 +10,7 @@ use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet, MessageOptions, MethodOptions,
 };
 
-use crate::rpc::METHODS;
+use crate::rpc::{METHODS, Method, Service};
 
 /// What the details of an error are made of, to be shown beside their bytes.
 const ERROR_DETAILS: [&str; 4] =
@@ -123,7 +123,9 @@ impl Schema {
                 file.service.iter().flat_map(|service| service.method.iter().map(move |method| (service, method)))
             {
                 let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                let Some(row) = METHODS.iter().find(|row| row.path == path) else { continue };
+                // Envoys speak gRPC alone.
+                let speaks_json = |row: &&Method| row.path == path && row.service != Service::Envoy;
+                let Some(row) = METHODS.iter().find(speaks_json) else { continue };
                 let level = method.options.as_ref().map(MethodOptions::idempotency_level);
                 let types = MethodTypes {
                     input: builder.message(method.input_type())?,

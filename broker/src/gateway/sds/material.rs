@@ -4,11 +4,11 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use x509_parser::parse_x509_certificate;
 
 use super::resource::{Kind, Resource};
 use crate::clock::Timestamp;
 use crate::error::{Failure, Reason};
-use crate::identity::Certificate;
 use crate::names::SecretName;
 use crate::secrets::SecretBytes;
 
@@ -22,13 +22,15 @@ pub enum Material {
 
 const CERTIFICATE: &str = "CERTIFICATE";
 const PRIVATE_KEY: &str = "PRIVATE KEY";
+const DAMAGED: &str = "holds a certificate that is damaged; store it again, with its line breaks";
 
 impl Material {
     /// From the values of [`Resource::secrets`], in their order.
     pub fn check(resource: &Resource, values: &[SecretBytes], now: Timestamp) -> Result<Self, Failure> {
-        let (first, last) = values.first().zip(values.last()).ok_or_else(|| {
-            Failure::new(Reason::Internal, "a resource is made of no secret; report this")
-        })?;
+        let (first, last) = values
+            .first()
+            .zip(values.last())
+            .ok_or_else(|| Failure::new(Reason::Internal, "a resource is made of no secret; report this"))?;
         match resource.kind {
             Kind::TlsCertificate => {
                 let key_secret = resource.key.as_ref().unwrap_or(&resource.secret);
@@ -36,11 +38,10 @@ impl Material {
                 let chain = blocks(first, CERTIFICATE);
                 let key = blocks(last, PRIVATE_KEY);
                 let certificates = certificates(&chain).map_err(unusable(&resource.secret))?;
-                let leaf = certificates.first().map(|leaf| Certificate::parse(leaf));
-                if let Some(Ok(leaf)) = &leaf
-                    && leaf.not_after() <= now
-                {
-                    let what = format!("holds a certificate that ended at {}; store its successor", leaf.not_after());
+                let leaf =
+                    certificates.first().map_or(Err(DAMAGED), |leaf| ends(leaf)).map_err(unusable(&resource.secret))?;
+                if leaf <= now {
+                    let what = format!("holds a certificate that ended at {leaf}; store its successor");
                     return Err(unusable(&resource.secret)(what));
                 }
                 check_pair(certificates, &key).map_err(unusable(key_secret))?;
@@ -49,9 +50,8 @@ impl Material {
             Kind::ValidationContext => {
                 let ca = blocks(first, CERTIFICATE);
                 let certificates = certificates(&ca).map_err(unusable(&resource.secret))?;
-                let parsed: Result<Vec<_>, _> = certificates.iter().map(|der| Certificate::parse(der)).collect();
-                let parsed = parsed.map_err(|error| unusable(&resource.secret)(format!("is unusable: {error}")))?;
-                if parsed.iter().all(|certificate| certificate.not_after() <= now) {
+                let ends = certificates.iter().map(|der| ends(der)).collect::<Result<Vec<_>, _>>();
+                if ends.map_err(unusable(&resource.secret))?.iter().all(|end| *end <= now) {
                     let what = "holds certificates that have all ended, so that nobody would pass; store current ones";
                     return Err(unusable(&resource.secret)(what));
                 }
@@ -98,8 +98,13 @@ fn certificates(pem: &SecretBytes) -> Result<Vec<CertificateDer<'static>>, &'sta
     match found {
         Ok(found) if found.is_empty() => Err("holds no certificate; store it in PEM, from -----BEGIN CERTIFICATE on"),
         Ok(found) => Ok(found),
-        Err(_) => Err("holds a certificate whose PEM is damaged; store it again, with its line breaks"),
+        Err(_) => Err(DAMAGED),
     }
+}
+
+fn ends(der: &[u8]) -> Result<Timestamp, &'static str> {
+    let (_, certificate) = parse_x509_certificate(der).map_err(|_| DAMAGED)?;
+    Ok(Timestamp::from_secs(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0)))
 }
 
 /// The parser's own errors quote the text, so they are dropped.
@@ -120,9 +125,6 @@ fn check_pair(chain: Vec<CertificateDer<'static>>, key: &SecretBytes) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
     use super::*;
@@ -171,7 +173,7 @@ mod tests {
         let damaged = certificate.replace("MII", "!!!");
         let cases: [(&Resource, &[&str], &str); 9] = [
             (&tls, &["", &key], "secrets/web holds no certificate"),
-            (&tls, &[&damaged, &key], "PEM is damaged"),
+            (&tls, &[&damaged, &key], "that is damaged"),
             (&tls, &[&certificate, ""], "secrets/key holds no private key"),
             (&tls, &[&certificate, &key.replace("MIG", "!!!")], "damaged or under a passphrase"),
             (&tls, &[&certificate, &other], "does not belong to"),

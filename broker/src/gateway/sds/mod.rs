@@ -4,6 +4,6 @@ mod board;
 mod material;
 mod resource;
 
-pub use board::{Account, Board, Rejection};
+pub use board::{Account, Board, Rejection, Seat};
 pub use material::Material;
 pub use resource::{Kind, Resource, ResourceName, ResourceNameError, Versions};

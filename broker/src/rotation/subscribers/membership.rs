@@ -10,7 +10,7 @@ use futures_util::stream::{self, StreamExt as _};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::record::{Session, Stream, Subscriber, SubscriberName};
+use super::record::{Session, Stream, Subscriber, SubscriberName, Way};
 use super::{Inner, Place, Subscribers, place_of};
 use crate::error::{Failure, Reason};
 use crate::names::SecretName;
@@ -26,6 +26,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub struct Membership {
     subscribers: Subscribers,
     place: Place,
+    way: Way,
     stream: Stream,
     viewer: Arc<Viewer>,
     sent: Arc<AtomicU64>,
@@ -51,11 +52,11 @@ pub(super) struct Left {
 
 impl Subscribers {
     /// Puts an open stream on record, and ends an older one of the same subscriber.
-    pub async fn join(&self, viewer: Arc<Viewer>, name: SubscriberName) -> Result<Membership, Failure> {
+    pub async fn join(&self, viewer: Arc<Viewer>, name: SubscriberName, way: Way) -> Result<Membership, Failure> {
         let place = (viewer.caller(), name);
         let stream = Stream { node: self.0.node.clone(), session: Session::new()?, since: self.0.clock.now() };
         let (sent, end) = (Arc::default(), CancellationToken::new());
-        let membership = Membership { subscribers: self.clone(), place, stream, viewer, sent, end };
+        let membership = Membership { subscribers: self.clone(), place, way, stream, viewer, sent, end };
         let live = Live {
             session: membership.stream.session,
             written: None,
@@ -85,15 +86,15 @@ impl Membership {
     /// Puts it on record, whatever is there: at its start, and where another history has taken the place of the one
     /// that knew it.
     pub async fn record(&self) -> Result<(), Failure> {
-        let Self { subscribers, place, stream, viewer, .. } = self;
+        let Self { subscribers, place, way, stream, viewer, .. } = self;
         let excused = subscribers.0.excused_from(place, viewer).await;
         let written = subscribers.0.amend(place, |known| {
             let (now, filter) = (stream.since, viewer.filter().clone());
             let known = known.unwrap_or_else(|| {
                 Subscriber::new(Arc::clone(&place.0), place.1.clone(), viewer.filter().clone(), now)
             });
-            let (stream, excused) = (Some(stream.clone()), excused.clone());
-            Ok(Some(Subscriber { filter, stream, last_seen: now, excused, ..known }))
+            let (way, stream, excused) = (*way, Some(stream.clone()), excused.clone());
+            Ok(Some(Subscriber { way, filter, stream, last_seen: now, excused, ..known }))
         });
         if let Some((_, revision)) = written.await?
             && let Some(live) = subscribers.0.live().get_mut(place)
@@ -106,7 +107,7 @@ impl Membership {
 
     /// Once the caller's rights may be others: what it may read of the secrets that are rotated.
     pub async fn judge(&self) -> Result<(), Failure> {
-        let Self { subscribers, place, stream, viewer, .. } = self;
+        let Self { subscribers, place, way, stream, viewer, .. } = self;
         let excused = subscribers.0.excused_from(place, viewer).await;
         let written = subscribers.0.amend(place, |known| {
             let changed = |known: &Subscriber| known.is_streamed_as(stream.session) && known.excused != excused;

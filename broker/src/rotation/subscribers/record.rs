@@ -43,6 +43,8 @@ pub struct SubscriberName(Arc<str>);
 #[serde(rename_all = "snake_case")]
 pub enum Way {
     Watch,
+    /// The secret discovery service, whose ACK acknowledges.
+    Envoy,
 }
 
 /// An open stream. A newer one of the same subscriber takes its place.

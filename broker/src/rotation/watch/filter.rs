@@ -66,6 +66,14 @@ impl Filter {
         Ok(Self { names, prefixes, labels })
     }
 
+    /// Exactly these.
+    pub fn of(names: impl Iterator<Item = SecretName>) -> Self {
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        names.dedup();
+        Self { names, prefixes: Vec::new(), labels: BTreeMap::new() }
+    }
+
     /// Those that are named; the caller is told when it may not see one.
     pub fn names(&self) -> &[SecretName] {
         &self.names

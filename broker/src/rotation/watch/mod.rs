@@ -17,12 +17,12 @@ pub use self::cursor::{Cursor, Mark};
 pub use self::filter::{Filter, FilterError};
 pub use self::message::{Bookmark, Entry, Message, Part, Told, Why};
 use self::snapshot::{Records, Snapshot, state_out};
-pub use self::streams::Counts;
 use self::streams::Streams;
+pub use self::streams::{Counts, Place};
 pub use self::subscription::Subscription;
 use self::subscription::{Opened, Phase};
 pub use self::viewer::{Sight, Viewer};
-use super::subscribers::{SubscriberName, Subscribers};
+use super::subscribers::{SubscriberName, Subscribers, Way};
 use super::{Behind, Log, Position};
 use crate::error::{Failure, Reason};
 
@@ -75,6 +75,11 @@ impl Watches {
         (self.0.streams.open(), &self.0.counts)
     }
 
+    /// A place for a stream of another kind, which counts against the same limit.
+    pub fn enter(&self, caller: Arc<str>) -> Result<Place, Failure> {
+        self.0.streams.enter(caller)
+    }
+
     pub async fn open(&self, wish: Wish) -> Result<Subscription, Failure> {
         let Wish { viewer, subscriber, cursor, window } = wish;
         let viewer = Arc::new(viewer);
@@ -84,7 +89,7 @@ impl Watches {
         let phase = self.begin(&cursor, policies.hash().into()).await?;
         let place = self.0.streams.enter(viewer.caller())?;
         let membership = match subscriber {
-            Some(name) => Some(self.0.subscribers.join(Arc::clone(&viewer), name).await?),
+            Some(name) => Some(self.0.subscribers.join(Arc::clone(&viewer), name, Way::Watch).await?),
             None => None,
         };
         Ok(Subscription::new(Opened {

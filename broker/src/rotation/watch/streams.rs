@@ -16,7 +16,7 @@ pub(super) struct Streams {
 
 /// One stream's place among its caller's. Free again when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     streams: Arc<Streams>,
     caller: Arc<str>,
     number: u64,
