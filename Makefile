@@ -10,7 +10,7 @@ WORKSPACE := --workspace --locked --features keyferry-tests/etcd
 STUB_TOOLS := buf protoc-gen-go protoc-gen-go-grpc grpc-python grpc-typescript jdk grpc-java
 
 # What the tests call besides cargo: names from tools/versions.
-TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd $(STUB_TOOLS) grpc-go charts promtool chromium browser
+TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd envoy $(STUB_TOOLS) grpc-go charts promtool chromium browser
 
 .DEFAULT_GOAL := help
 .PHONY: help dev sandbox test test-postgres check lint fmt proto stubs fmt-check clippy contract deny advisories

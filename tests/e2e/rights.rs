@@ -12,6 +12,7 @@ use keyferry_broker::databases::leases::{LEASES, Lease, Stage};
 use keyferry_broker::names::{LeaseName, RoleName};
 use keyferry_broker::rpc::METHODS;
 use keyferry_broker::state::{Embedded, EmbeddedSettings, Key, Outcome, Store as _, Txn};
+use keyferry_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use keyferry_proto::v1::{AcknowledgeRotationRequest, RotationFilter, WatchRotationsRequest};
 use keyferry_tests::broker::{POLICY, TestBroker, prepare};
 use keyferry_tests::issuer::Issuer;
@@ -49,11 +50,17 @@ key = "server.key"
 groups = ["orders_read"]
 "#;
 
+const RESOURCE: &str = r#"
+[envoy.a]
+kind = "generic"
+secret = "stores/local/secrets/a"
+"#;
+
 #[tokio::test]
 async fn every_method_answers_every_kind_of_caller_as_the_golden_table_says() {
     let directory = tempfile::tempdir().unwrap();
     let ca = Ca::new("test CA");
-    prepare(directory.path(), &ca, &format!("{}{DATABASE}", Issuer::configuration()));
+    prepare(directory.path(), &ca, &format!("{}{DATABASE}{RESOURCE}", Issuer::configuration()));
     let config = directory.path().join("keyferry.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("[tls]", "[tls]\nclient_certificate = \"optional\"")).unwrap();
@@ -189,6 +196,15 @@ fn body_for(path: &str) -> Vec<u8> {
             let (subscriber, versions) = ("gateway".to_owned(), vec![format!("{SECRET}/versions/1")]);
             let request = AcknowledgeRotationRequest { subscriber, versions, ..AcknowledgeRotationRequest::default() };
             return request.encode_to_vec();
+        }
+        "StreamSecrets" | "FetchSecrets" => {
+            let resource_names = vec!["a".to_owned()];
+            return DiscoveryRequest { resource_names, ..DiscoveryRequest::default() }.encode_to_vec();
+        }
+        "DeltaSecrets" => {
+            let resource_names_subscribe = vec!["a".to_owned()];
+            return DeltaDiscoveryRequest { resource_names_subscribe, ..DeltaDiscoveryRequest::default() }
+                .encode_to_vec();
         }
         _ if path.contains("SecretService") || path.ends_with("RefreshSecret") => SECRET,
         _ => return Vec::new(),

@@ -8,6 +8,7 @@ pub mod collector;
 pub mod conformance;
 pub mod curl;
 pub mod doubles;
+pub mod envoy;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod issuer;

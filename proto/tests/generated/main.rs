@@ -50,8 +50,10 @@ const ENVOY: &str = "envoy/service/secret/v3/sds.proto";
 /// Travels within an `Any`, so nothing imports it.
 const ENVOY_SECRET: &str = "envoy/extensions/transport_sockets/tls/v3/secret.proto";
 
+type Generated = Vec<(&'static str, Vec<u8>)>;
+
 /// The generated files by name.
-fn generate(scratch: &Path) -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
+fn generate(scratch: &Path) -> Result<Generated, Box<dyn Error>> {
     let mut compiler = protox::Compiler::new([env!("CARGO_MANIFEST_DIR")])?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(contract_files()?)?;

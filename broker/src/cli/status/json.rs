@@ -54,6 +54,23 @@ pub(super) fn status(status: &BrokerStatus) -> Value {
             "last_error": error(state.last_error.as_ref()),
         })),
         "stores": status.stores.iter().map(store).collect::<Vec<_>>(),
+        "envoy_resources": status.envoy_resources.iter().map(|resource| json!({
+            "name": resource.name,
+            "kind": resource.kind,
+            "secrets": resource.secrets,
+            "health": health(resource.health()),
+            "version": resource.version,
+            "publish_time": at(resource.publish_time.as_ref()),
+            "last_error": error(resource.last_error.as_ref()),
+            "stream_count": resource.stream_count,
+            "rejections": resource.rejections.iter().map(|rejection| json!({
+                "caller": rejection.caller,
+                "node": rejection.node,
+                "version": rejection.version,
+                "message": rejection.message,
+                "time": at(rejection.time.as_ref()),
+            })).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
         "databases": status.databases.iter().map(|database| json!({
             "name": database.name,
             "health": health(database.health()),

@@ -107,7 +107,7 @@ impl Membership {
 
     /// Once the caller's rights may be others: what it may read of the secrets that are rotated.
     pub async fn judge(&self) -> Result<(), Failure> {
-        let Self { subscribers, place, way, stream, viewer, .. } = self;
+        let Self { subscribers, place, stream, viewer, .. } = self;
         let excused = subscribers.0.excused_from(place, viewer).await;
         let written = subscribers.0.amend(place, |known| {
             let changed = |known: &Subscriber| known.is_streamed_as(stream.session) && known.excused != excused;

@@ -164,7 +164,7 @@ impl Conversation {
         let has = if self.nonce == 0 { asked.has } else { BTreeMap::new() };
         let is_answer = self.nonce > 0 && asked.nonce == self.nonce.to_string();
         if is_answer && let Some(sent) = self.unanswered.take() {
-            self.settle(sent, asked.refusal);
+            self.settle(sent, asked.refusal.as_deref());
         }
         match asked.names {
             Names::All(names) if is_answer || self.nonce == 0 => {
@@ -194,14 +194,14 @@ impl Conversation {
     }
 
     /// An ACK acknowledges. After a NACK nothing is sent again until there is something else to send.
-    fn settle(&mut self, sent: Vec<Sent>, refusal: Option<String>) {
+    fn settle(&mut self, sent: Vec<Sent>, refusal: Option<&str>) {
         for Sent { name, version, versions } in sent {
             let Some(wanted) = self.wanted.get_mut(&name) else { continue };
-            if let Some(why) = &refusal {
+            if let Some(why) = refusal {
                 if let Some(seat) = &wanted.seat {
                     let (caller, node) = (self.call.caller.shared_id(), self.node.clone());
                     let at = self.call.clock.now();
-                    seat.rejected(Rejection { caller, node, version, why: why.clone(), at });
+                    seat.rejected(Rejection { caller, node, version, why: why.to_owned(), at });
                 }
                 self.follower.refused(versions, why);
             } else {
@@ -332,6 +332,7 @@ impl Conversation {
     }
 
     fn look_at_all(&mut self) {
+        self.follower.begin_anew();
         self.due.extend(self.wanted.keys().cloned());
     }
 

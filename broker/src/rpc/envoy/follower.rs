@@ -68,6 +68,11 @@ impl Follower {
         self.is_due = true;
     }
 
+    /// Its rights may be others, or what is on record another history.
+    pub(super) fn begin_anew(&mut self) {
+        (self.standing, self.is_due) = (None, true);
+    }
+
     /// What could not be recorded may be by now.
     pub(super) fn retry(&mut self) {
         self.is_due = true;

@@ -114,8 +114,7 @@ fn check_count(count: usize) -> Result<(), Failure> {
 fn hidden(call: &Call, name: &str) -> Failure {
     let name: String = name.chars().take(128).collect();
     let message = format!(
-        "{} may not have the resource {name:?}, or [envoy] declares none of that name; it takes GetSecret and, on a \
-         stream, WatchRotations on its secrets, and ExplainAccess tells why",
+        "{} may not have the resource {name:?}, or there is none; ExplainAccess on its secrets tells why",
         call.caller.id()
     );
     Failure::new(Reason::AccessDenied, message)
