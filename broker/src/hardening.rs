@@ -33,8 +33,7 @@ pub fn harden() -> Result<Hardened, Refused> {
     // A core dump would hold every cached secret.
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, nothing).map_err(refused("forbid core dumps"))?;
-    // Neither a core handler nor another process of the same user may read this one's memory.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(refused("make the process not dumpable"))?;
+    conceal()?;
     // No set-uid program started from here could undo that.
     set_no_new_privs(true).map_err(refused("give up gaining privileges"))?;
     // A huge page is resident as a whole for the few kilobytes that are used of it; a kernel without them need not care.
@@ -42,6 +41,12 @@ pub fn harden() -> Result<Hardened, Refused> {
     // The files that it writes are its own user's alone.
     umask(Mode::RWXG | Mode::RWXO);
     Ok(Hardened { open_files: raise_open_files() })
+}
+
+/// Neither a core handler nor another process of the same user may read this one's memory. A program started from here is
+/// as it would have been.
+pub fn conceal() -> Result<(), Refused> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(refused("make the process not dumpable"))
 }
 
 /// Logs and counts panics by place. The payload stays out: it can quote what was being worked on.

@@ -56,7 +56,7 @@ fn bash(script: &str) -> (bool, String) {
 #[test]
 fn what_dev_prints_works_when_pasted() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("dev");
+    let path = directory.path().join(".keyferry-dev");
     let dev = Dev::start(&path);
     let commands = dev.commands();
     let functions: Vec<_> = commands.iter().copied().filter(|line| line.contains("() {")).collect();
@@ -97,6 +97,11 @@ fn what_dev_prints_works_when_pasted() {
         let (good, said) = bash(&format!("grpcurl -max-time 10 {flags} {address} list"));
         assert!(!good, "{flags} was let in: {said}");
     }
+
+    // The command's own lines, from where dev was started: its profile is found.
+    let mut own = commands.iter().filter(|line| line.contains(" get local/hello"));
+    let (good, said) = bash(&format!("cd {} && {}", directory.path().display(), own.next().unwrap()));
+    assert!(good && said == "world 2", "{said}");
 
     let verify = format!("{} audit verify {}/audit", keyferry().display(), path.display());
     let (good, said) = bash(&verify);

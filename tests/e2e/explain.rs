@@ -230,7 +230,7 @@ fn the_commands_explain_and_whoami_say_it_in_text_and_by_their_exit_code() {
     let (code, text) = run(&["explain", "--action", "AddSecretVersion", "--resource", "stores/local/secrets/dev"]);
     assert!(code == 3 && text.starts_with("denied, ACCESS_DENIED"), "{code} {text}");
     let (code, text) = run(&["whoami"]);
-    assert!(code == 1 && text.contains("may not WhoAmI"), "{code} {text}");
+    assert!(code == 3 && text.contains("may not WhoAmI"), "{code} {text}");
     let (code, text) = run(&["explain", "--json", "--action", "WhoAmI"]);
     let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &parsed["decision"]), (3, &json!("deny")));

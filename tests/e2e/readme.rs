@@ -13,13 +13,14 @@ const README: &str = include_str!("../../README.md");
 const NOT_PASTED: [&str; 2] = ["make test ", "--bin sandbox"];
 
 /// What the shell must have shown on the way.
-const SHOWN: [&str; 9] = [
+const SHOWN: [&str; 10] = [
     "\"payload\": \"d29ybGQ=\"",
     "oidc/dev/dev-workload",
     "stores/local/secrets/hello/versions/2",
     "\"cursor\": ",
     "\"accessToken\": ",
     "SECRET_NOT_FOUND",
+    "wrote .keyferry-dev/app.conf",
     "workloads-read-dev",
     "keyferry_build_info",
     "records",
@@ -30,6 +31,8 @@ const SHOWN: [&str; 9] = [
 fn the_readme_works_from_top_to_bottom_as_printed() {
     let ground = TempDir::new().unwrap();
     symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools"), ground.path().join(".tools")).unwrap();
+    fs::create_dir(ground.path().join("target")).unwrap();
+    symlink(keyferry().parent().unwrap(), ground.path().join("target/release")).unwrap();
     let blocks: Vec<_> = README.split("```sh\n").skip(1).map(|text| text.split("```").next().unwrap()).collect();
     assert!(blocks[0].starts_with("cargo run --release -- dev "), "the README begins with something else");
     let (left_out, pasted): (Vec<_>, Vec<_>) =

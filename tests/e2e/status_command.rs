@@ -18,5 +18,5 @@ fn the_command_tells_operators_how_the_broker_is_in_text_and_json() {
     assert_eq!((&status["audit"]["health"], &status["cache"]["max_bytes"]), (&json!("healthy"), &json!(256 << 20)));
 
     let (code, text) = broker.command(&broker.client, &["status"]);
-    assert!(code == 1 && text.contains("the broker refused") && text.contains("GetStatus"), "{code} {text}");
+    assert!(code == 3 && text.contains("the broker refused") && text.contains("GetStatus"), "{code} {text}");
 }

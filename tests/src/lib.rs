@@ -5,6 +5,7 @@ pub mod broker;
 pub mod canary;
 pub mod clock;
 pub mod collector;
+pub mod command;
 pub mod conformance;
 pub mod curl;
 pub mod doubles;

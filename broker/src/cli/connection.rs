@@ -1,22 +1,29 @@
 //! How the verbs that ask a broker reach it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use keyferry_proto::v1::operator_service_client::OperatorServiceClient;
-use keyferry_proto::v1::rotation_service_client::RotationServiceClient;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Request, Status};
+use keyferry_client::{Call, Client, Options, TokenSource};
+use serde_json::Value;
 
-use super::{Complaint, chain};
+use super::failure::Failure;
+use super::profile::Profile;
+use super::text::table;
+use super::{Complaint, printable, say};
+use crate::hardening;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Which broker, and as whom. Each option has a variable, so that it need be said once only.
+/// Which broker, as whom, and how the answer is told.
 #[derive(Debug, clap::Args)]
+pub(super) struct Asking {
+    #[command(flatten)]
+    server: Server,
+    /// Print JSON: one object, or one a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Each option has a variable, so that it need be said once only; a profile says all of them at once.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Connection")]
 pub(super) struct Server {
     /// The broker, https://HOST:PORT; $KEYFERRY_SERVER where it is left out
     #[arg(long, value_name = "URL")]
@@ -33,97 +40,108 @@ pub(super) struct Server {
     /// A file with your own token; $KEYFERRY_TOKEN_FILE
     #[arg(long, value_name = "FILE")]
     own_token_file: Option<PathBuf>,
+    /// A file that says these five; $KEYFERRY_PROFILE, or what `keyferry dev` left in this directory
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
 }
 
 /// A connection with the credentials that go with each call.
-pub(super) struct Connection(Authenticated);
+pub(super) struct Connection(Client);
 
-pub(super) type Authenticated = InterceptedService<Channel, Bearer>;
+impl Asking {
+    pub(super) async fn connect(&self) -> Result<Connection, Complaint> {
+        Ok(Connection(self.server.connect().await?))
+    }
+}
 
-/// The caller's token, if there is one.
-#[derive(Clone)]
-pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
+impl Asking {
+    /// For a program or for a person.
+    pub(super) fn tell(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
+        say(&if self.json { json().to_string() } else { printable(&text()) });
+    }
+
+    /// One object a line, or a table under its header.
+    pub(super) fn tell_all<T, const N: usize>(
+        &self,
+        items: &[T],
+        json: impl Fn(&T) -> Value,
+        header: [&str; N],
+        rows: impl Fn(&T) -> Vec<Vec<String>>,
+    ) {
+        if self.json {
+            items.iter().for_each(|item| say(&json(item).to_string()));
+        } else if items.is_empty() {
+            say("none");
+        } else {
+            let header = std::iter::once(header.map(str::to_owned).to_vec());
+            let rows: Vec<_> = header.chain(items.iter().flat_map(rows)).collect();
+            say(&printable(&table(&rows).join("\n")));
+        }
+    }
+}
 
 impl Server {
-    pub(super) async fn connect(&self) -> Result<Connection, Complaint> {
-        let server = self
-            .server
-            .clone()
-            .or_else(|| std::env::var("KEYFERRY_SERVER").ok())
-            .ok_or("no broker: give --server https://HOST:PORT, or set KEYFERRY_SERVER")?;
-        if !server.starts_with("https://") {
-            return Err(format!("--server {server} is no https:// URL; a broker speaks TLS only").into());
-        }
-        let mut tls = match given(self.ca.as_ref(), "KEYFERRY_CA") {
-            Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&file)?)),
-            None => ClientTlsConfig::new().with_native_roots(),
-        };
-        match (given(self.cert.as_ref(), "KEYFERRY_CERT"), given(self.key.as_ref(), "KEYFERRY_KEY")) {
-            (Some(certificate), Some(key)) => tls = tls.identity(Identity::from_pem(read(&certificate)?, read(&key)?)),
-            (None, None) => {}
-            (Some(_), None) => return Err("--cert without --key; give both or neither".into()),
-            (None, Some(_)) => return Err("--key without --cert; give both or neither".into()),
-        }
-        let bearer = match given(self.own_token_file.as_ref(), "KEYFERRY_TOKEN_FILE") {
-            Some(file) => Some(bearer(&read_token(&file)?)?),
-            None => None,
-        };
-        let endpoint =
-            Endpoint::from_shared(server.clone())?.tls_config(tls)?.connect_timeout(PATIENCE).timeout(PATIENCE);
-        let channel = endpoint.connect().await.map_err(|error| {
-            format!("cannot reach {server}: {}; see --server, --ca, --cert and --key", chain(&error))
+    pub(super) async fn connect(&self) -> Result<Client, Complaint> {
+        // From here on this process holds secrets, or is about to.
+        hardening::conceal()?;
+        Ok(Client::connect(self.options()?).await.map_err(Failure::from)?)
+    }
+
+    fn options(&self) -> Result<Options, Complaint> {
+        let profile = self.profile()?;
+        let server = profile.server.ok_or_else(|| {
+            Failure::usage("no broker: give --server https://HOST:PORT or --profile FILE, or set KEYFERRY_SERVER")
         })?;
-        Ok(Connection(InterceptedService::new(channel, Bearer(bearer))))
+        let mut options = Options::to(server);
+        options.ca = profile.ca;
+        options.certificate = profile.cert;
+        options.key = profile.key;
+        options.token = profile.token_file.map(TokenSource::File);
+        Ok(options)
+    }
+
+    /// What is said here and now goes before what a profile says, each for itself.
+    fn profile(&self) -> Result<Profile, Complaint> {
+        let file = |option: &Option<PathBuf>, name| option.clone().or_else(|| variable(name).map(PathBuf::from));
+        let said = Profile {
+            server: self.server.clone().or_else(|| variable("KEYFERRY_SERVER")),
+            ca: file(&self.ca, "KEYFERRY_CA"),
+            cert: file(&self.cert, "KEYFERRY_CERT"),
+            key: file(&self.key, "KEYFERRY_KEY"),
+            token_file: file(&self.own_token_file, "KEYFERRY_TOKEN_FILE"),
+        };
+        match file(&self.profile, "KEYFERRY_PROFILE") {
+            Some(profile) => Ok(said.or(Profile::read(&profile)?)),
+            // Somebody else's directory must not decide where a credential of this environment is sent.
+            None if said == Profile::default() => Ok(Profile::found(Path::new("."))?.unwrap_or_default()),
+            None => Ok(said),
+        }
     }
 }
 
 impl Connection {
-    pub(super) fn operator(&self) -> OperatorServiceClient<Authenticated> {
-        OperatorServiceClient::new(self.0.clone())
+    pub(super) fn client(&self) -> &Client {
+        &self.0
     }
 
-    pub(super) fn rotations(&self) -> RotationServiceClient<Authenticated> {
-        RotationServiceClient::new(self.0.clone())
+    /// One call's answer, or why there is none.
+    pub(super) async fn ask<R: Call>(&self, request: R) -> Result<R::Answer, Complaint> {
+        Ok(self.0.call(request).await.map_err(Failure::from)?)
     }
-}
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(bearer) = &self.0 {
-            request.metadata_mut().insert("authorization", bearer.clone());
-        }
-        Ok(request)
-    }
-}
-
-/// What the broker said instead of an answer.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-pub(super) fn refusal(status: Status) -> Complaint {
-    format!("the broker refused: {} ({})", status.message(), status.code().description()).into()
 }
 
 /// A token as it lies in a file, with or without a newline at its end.
 pub(super) fn read_token(file: &Path) -> Result<String, Complaint> {
-    let text = String::from_utf8(read(file)?).map_err(|_| format!("{} holds no token", file.display()))?;
+    let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let text = String::from_utf8(text).map_err(|_| format!("{} holds no token", file.display()))?;
     Ok(text.trim().to_owned())
-}
-
-fn given(option: Option<&PathBuf>, variable: &str) -> Option<PathBuf> {
-    option.cloned().or_else(|| std::env::var_os(variable).map(PathBuf::from))
-}
-
-fn bearer(token: &str) -> Result<MetadataValue<Ascii>, Complaint> {
-    let mut value: MetadataValue<Ascii> =
-        format!("Bearer {token}").parse().map_err(|_| "the token has characters that no token has")?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, Complaint> {
-    std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()).into())
 }
 
 /// Runs what one verb asks.
 pub(super) fn block_on<T>(ask: impl Future<Output = Result<T, Complaint>>) -> Result<T, Complaint> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(ask)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }

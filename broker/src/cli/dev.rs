@@ -48,6 +48,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     let config = super::load(&args.dir.join("keyferry.toml"))?;
     let (dir, in_path) = (args.dir.clone(), grpcurl_in_path());
     serve::run_until_signalled(config, move |broker| {
+        // Only now the ports are known.
+        write_profiles(&dir, broker.grpc_address())?;
         say(&greeting(&dir, broker.grpc_address(), in_path));
         Ok(())
     })
@@ -175,6 +177,17 @@ fn write_samples(dir: &Path) -> Result<(), Complaint> {
     Ok(())
 }
 
+/// So that `keyferry get local/hello` works from where dev was started.
+fn write_profiles(dir: &Path, address: SocketAddr) -> Result<(), Complaint> {
+    for caller in ["client", "operator"] {
+        let profile = format!(
+            "server = \"https://{address}\"\nca = \"ca.pem\"\ncert = \"{caller}.pem\"\nkey = \"{caller}.key\"\n"
+        );
+        write_private(&dir.join(format!("{caller}.toml")), &profile)?;
+    }
+    Ok(())
+}
+
 fn grpcurl_in_path() -> bool {
     let found = |directory: PathBuf| directory.join("grpcurl").is_file();
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(found))
@@ -185,7 +198,15 @@ fn greeting(dir: &Path, address: SocketAddr, grpcurl: bool) -> String {
     let me = std::env::args().next().unwrap_or_else(|| "keyferry".to_owned());
     let mut text = format!(
         r#"
-Keyferry serves on {address}. Paste into another shell:
+Keyferry serves on {address}. From this directory, in another shell:
+
+  {me} get local/hello | cat
+  {me} list local
+  {me} mint orders/app
+  echo -n "world 2" | {me} put local/hello --profile {dir}/operator.toml
+  {me} status --profile {dir}/operator.toml
+
+Or with any gRPC client:
 
   kf() {{ grpcurl -cacert {dir}/ca.pem -cert {dir}/client.pem -key {dir}/client.key "$@"; }}
 

@@ -12,17 +12,15 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use serde_json::json;
 
-use super::connection::{Server, block_on, read_token, refusal};
-use super::{Complaint, say, whoami};
+use super::connection::{Asking, block_on, read_token};
+use super::failure::Exit;
+use super::{Complaint, whoami};
 use crate::status::ReasonExt as _;
-
-/// Told apart from a failure to ask.
-const DENIED: u8 = 3;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    server: Server,
+    asking: Asking,
     /// The action, for example GetSecret
     #[arg(long)]
     action: String,
@@ -44,20 +42,17 @@ pub(super) struct Args {
     /// A DNS name of that certificate
     #[arg(long, value_name = "NAME")]
     certificate_dns_name: Vec<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     let question = args.question()?;
     let answer = block_on(async {
-        let mut operator = args.server.connect().await?.operator();
-        Ok(operator.explain_access(question).await.map_err(refusal)?.into_inner())
+        let broker = args.asking.connect().await?;
+        broker.ask(question).await
     })?;
-    say(&if args.json { to_json(&answer).to_string() } else { to_text(&answer, &args.action, &args.resource) });
+    args.asking.tell(|| to_json(&answer), || to_text(&answer, &args.action, &args.resource));
     let allowed = answer.decision() == AccessDecision::Allow;
-    Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(DENIED) })
+    Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(Exit::Denied as u8) })
 }
 
 impl Args {
@@ -153,8 +148,7 @@ fn to_text(answer: &ExplainAccessResponse, action: &str, resource: &str) -> Stri
             }
         }
     }
-    // A claim may hold anything, and a terminal obeys what it is sent.
-    lines.join("\n").replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+    lines.join("\n")
 }
 
 fn named(policy: &PolicyReference) -> String {

@@ -2,28 +2,44 @@
 
 mod audit;
 mod check;
+mod child;
 mod connection;
 mod dev;
 mod dev_issuer;
 mod dev_pki;
+mod exec;
 mod explain;
+mod failure;
+mod file;
+mod following;
+mod get;
+mod leases;
+mod manual;
+mod mint;
+mod names;
 mod policy;
+mod profile;
+mod psql;
+mod put;
+mod render;
 mod rotations;
+mod secrets;
 mod serve;
 mod state;
 mod status;
 mod subscribers;
+mod template;
 mod text;
+mod watch;
 mod whoami;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::clock::Timestamp;
+use self::failure::{Exit, Failure};
 use crate::config::{Config, environment};
 
 /// A gRPC secrets broker: versioned secrets and short-lived database tokens, one policy, one audit trail.
@@ -42,6 +58,31 @@ enum Verb {
     Dev(dev::Args),
     /// Check a configuration file, the files it names, and the policies
     Check(check::Args),
+    /// Read a secret: its bytes as they are, where no terminal would show them
+    Get(get::Args),
+    /// Add a version to a secret, from standard input or a file
+    Put(put::Args),
+    /// The secrets of a store that you may see, without their values
+    List(secrets::ListArgs),
+    /// The versions of a secret
+    Versions(secrets::VersionsArgs),
+    /// Make a version readable again
+    Enable(secrets::VersionArgs),
+    /// Make a version unreadable; it can be enabled again
+    Disable(secrets::VersionArgs),
+    /// The database roles that you may mint for
+    Roles(mint::RolesArgs),
+    /// Get into a database for a while: a password, certificate or token of your own
+    Mint(mint::Args),
+    /// Look at what was minted and can be revoked; renew and revoke it
+    #[command(subcommand)]
+    Leases(leases::Verb),
+    /// Run a command with secrets in its environment; restart it, or signal it, when they change
+    Exec(exec::Args),
+    /// Keep files up to date that templates make of secrets
+    Render(render::Args),
+    /// Tell of every change as it happens
+    Watch(watch::Args),
     /// Ask a broker who it takes you for
     Whoami(whoami::Args),
     /// Ask a broker whether a call would be admitted, and why; ends with 0 if allowed and with 3 if denied
@@ -63,6 +104,10 @@ enum Verb {
     /// Work with the audit log
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// Print what makes a shell complete these commands
+    Completions(manual::CompletionsArgs),
+    /// Write the manual's pages to a directory
+    Man(manual::ManArgs),
 }
 
 /// Where the configuration lies.
@@ -77,10 +122,44 @@ struct ConfigFile {
 type Complaint = Box<dyn std::error::Error>;
 
 pub fn run() -> ExitCode {
-    let outcome = match Cli::parse().verb {
+    let matches = Cli::command().get_matches();
+    let json = asks_for_json(&matches);
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match dispatch(cli.verb) {
+        Ok(code) => code,
+        Err(complaint) => {
+            let failure = complaint.downcast_ref::<Failure>();
+            match failure.filter(|_| json) {
+                Some(failure) => {
+                    let _ = writeln!(std::io::stderr(), "{}", failure.to_json());
+                }
+                None => say_error(&chain(&*complaint)),
+            }
+            ExitCode::from(failure.map_or(Exit::Failed, Failure::exit) as u8)
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> Result<ExitCode, Complaint> {
+    match verb {
         Verb::Serve(args) => serve::run(&args),
         Verb::Dev(args) => dev::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Get(args) => get::run(&args),
+        Verb::Put(args) => put::run(&args),
+        Verb::List(args) => secrets::list(&args),
+        Verb::Versions(args) => secrets::versions(&args),
+        Verb::Enable(args) => secrets::enable(&args),
+        Verb::Disable(args) => secrets::disable(&args),
+        Verb::Roles(args) => mint::roles(&args),
+        Verb::Mint(args) => mint::run(&args),
+        Verb::Leases(verb) => leases::run(&verb),
+        Verb::Exec(args) => exec::run(&args),
+        Verb::Render(args) => render::run(&args),
+        Verb::Watch(args) => watch::run(&args),
         Verb::Whoami(args) => whoami::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Status(args) => status::run(&args),
@@ -90,13 +169,16 @@ pub fn run() -> ExitCode {
         Verb::State(args) => state::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Audit(verb) => audit::run(&verb),
-    };
-    match outcome {
-        Ok(code) => code,
-        Err(complaint) => {
-            say_error(&chain(&*complaint));
-            ExitCode::FAILURE
-        }
+        Verb::Completions(args) => Ok(manual::completions(&args)),
+        Verb::Man(args) => manual::man(&args),
+    }
+}
+
+/// Whoever reads the answer as JSON reads a failure so, too.
+fn asks_for_json(matches: &ArgMatches) -> bool {
+    match matches.subcommand() {
+        Some((_, verb)) => asks_for_json(verb),
+        None => matches.try_get_one::<bool>("json").ok().flatten().copied().unwrap_or_default(),
     }
 }
 
@@ -131,12 +213,6 @@ fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "keyferry".to_owned() } else { name.to_owned() }
-}
-
-/// As a broker sent it.
-fn time(time: &prost_types::Timestamp) -> Option<String> {
-    let (seconds, nanos) = (u64::try_from(time.seconds).ok()?, u64::try_from(time.nanos).ok()?);
-    Some(Timestamp::from_secs(seconds).plus(Duration::from_nanos(nanos)).to_string())
 }
 
 /// An error with its causes, on one line.

@@ -10,9 +10,9 @@ use keyferry_proto::v1::{
 };
 use serde_json::{Value, json};
 
-use super::connection::{Authenticated, Server, block_on, refusal};
-use super::text::{plain, reason, shown, table, told};
-use super::{Complaint, printable, say, time};
+use super::connection::{Asking, Connection, block_on};
+use super::text::{plain, reason, relative, shown, time, told};
+use super::{Complaint, names};
 
 /// How often a rotation that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -20,8 +20,8 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug, clap::Args)]
 pub(super) struct RotateArgs {
     #[command(flatten)]
-    server: Server,
-    /// stores/{store}/secrets/{secret}
+    asking: Asking,
+    /// STORE/SECRET, or its whole name
     secret: String,
     /// Follow it until the new version is current, or until the old one is retired
     #[arg(long, value_name = "UNTIL", num_args = 0..=1, default_missing_value = "current")]
@@ -35,9 +35,6 @@ pub(super) struct RotateArgs {
     /// For the record: why
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     why: String,
-    /// Print JSON; with --wait a line at each step
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,9 +48,9 @@ pub(super) enum Verb {
     /// The rotations that you may see, newest first
     List {
         #[command(flatten)]
-        common: Common,
+        asking: Asking,
         /// Of this secret only
-        #[arg(long, value_name = "SECRET", default_value = "", hide_default_value = true)]
+        #[arg(long, value_name = "STORE/SECRET", default_value = "", hide_default_value = true)]
         secret: String,
         /// How many
         #[arg(long, value_name = "N", default_value_t = 50)]
@@ -68,54 +65,48 @@ pub(super) enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Common {
-    #[command(flatten)]
-    server: Server,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
 pub(super) struct One {
     #[command(flatten)]
-    common: Common,
-    /// rotations/{rotation}
+    asking: Asking,
+    /// Its name, or its id
     rotation: String,
     /// For the record: why
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     why: String,
 }
 
-type Client = keyferry_proto::v1::rotation_service_client::RotationServiceClient<Authenticated>;
-
 pub(super) fn rotate(args: &RotateArgs) -> Result<ExitCode, Complaint> {
     block_on(async {
-        let mut client = args.server.connect().await?.rotations();
+        let broker = args.asking.connect().await?;
         let request = RotateSecretRequest {
-            name: args.secret.clone(),
+            name: names::secret(&args.secret),
             validate_only: args.dry_run,
             force: args.force,
             justification: args.why.clone(),
             ..RotateSecretRequest::default()
         };
-        let answer = client.rotate_secret(request).await.map_err(refusal)?.into_inner();
+        let answer = broker.ask(request).await?;
         let rotation = answer.rotation.unwrap_or_default();
         let Some(until) = args.wait.filter(|_| !args.dry_run) else {
-            print(&rotation, args.json);
+            print(&rotation, &args.asking);
             return Ok(ExitCode::SUCCESS);
         };
-        follow(&mut client, rotation, until, args.json).await
+        follow(&broker, rotation, until, &args.asking).await
     })
 }
 
 /// Says each step once, and ends with failure where the rotation does.
-async fn follow(client: &mut Client, mut rotation: Rotation, until: Until, json: bool) -> Result<ExitCode, Complaint> {
+async fn follow(
+    broker: &Connection,
+    mut rotation: Rotation,
+    until: Until,
+    asking: &Asking,
+) -> Result<ExitCode, Complaint> {
     let mut said = None;
     loop {
         let now = standing(&rotation);
         if said.as_ref() != Some(&now) {
-            say(&if json { to_json(&rotation).to_string() } else { printable(&progress(&rotation)) });
+            asking.tell(|| to_json(&rotation), || progress(&rotation));
             said = Some(now);
         }
         match rotation.state() {
@@ -132,7 +123,7 @@ async fn follow(client: &mut Client, mut rotation: Rotation, until: Until, json:
             | RotationState::Current
             | RotationState::Retiring => tokio::time::sleep(LOOK).await,
         }
-        rotation = get(client, &rotation.name).await?;
+        rotation = get(broker, &rotation.name).await?;
     }
 }
 
@@ -173,75 +164,63 @@ fn progress(rotation: &Rotation) -> String {
 pub(super) fn run(verb: &Verb) -> Result<ExitCode, Complaint> {
     block_on(async {
         match verb {
-            Verb::List { common, secret, most } => {
+            Verb::List { asking, secret, most } => {
                 let request = ListRotationsRequest {
                     page_size: *most,
-                    secret: secret.clone(),
+                    secret: names::secret(secret),
                     ..ListRotationsRequest::default()
                 };
-                let mut client = common.server.connect().await?.rotations();
-                let rotations = client.list_rotations(request).await.map_err(refusal)?.into_inner().rotations;
-                if common.json {
-                    say(&rotations.iter().map(to_json).collect::<Value>().to_string());
-                } else {
-                    say(&printable(&list(&rotations)));
-                }
+                let broker = asking.connect().await?;
+                let rotations = broker.ask(request).await?.rotations;
+                let header = ["rotation", "state", "started", "secret", "error"];
+                asking.tell_all(&rotations, to_json, header, |rotation| vec![row(rotation)]);
             }
             Verb::Show(one) => {
-                let mut client = one.common.server.connect().await?.rotations();
-                print(&get(&mut client, &one.rotation).await?, one.common.json);
+                let broker = one.asking.connect().await?;
+                print(&get(&broker, &names::within("rotations", &one.rotation)).await?, &one.asking);
             }
             Verb::Cancel(one) => {
                 let request = CancelRotationRequest {
-                    name: one.rotation.clone(),
+                    name: names::within("rotations", &one.rotation),
                     justification: one.why.clone(),
                     ..CancelRotationRequest::default()
                 };
-                let mut client = one.common.server.connect().await?.rotations();
-                let answer = client.cancel_rotation(request).await.map_err(refusal)?.into_inner();
-                print(&answer.rotation.unwrap_or_default(), one.common.json);
+                let broker = one.asking.connect().await?;
+                let answer = broker.ask(request).await?;
+                print(&answer.rotation.unwrap_or_default(), &one.asking);
             }
             Verb::Retire(one) => {
                 let request = RetireRotationRequest {
-                    name: one.rotation.clone(),
+                    name: names::within("rotations", &one.rotation),
                     justification: one.why.clone(),
                     ..RetireRotationRequest::default()
                 };
-                let mut client = one.common.server.connect().await?.rotations();
-                let answer = client.retire_rotation(request).await.map_err(refusal)?.into_inner();
-                print(&answer.rotation.unwrap_or_default(), one.common.json);
+                let broker = one.asking.connect().await?;
+                let answer = broker.ask(request).await?;
+                print(&answer.rotation.unwrap_or_default(), &one.asking);
             }
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
-async fn get(client: &mut Client, name: &str) -> Result<Rotation, Complaint> {
+async fn get(broker: &Connection, name: &str) -> Result<Rotation, Complaint> {
     let request = GetRotationRequest { name: name.to_owned() };
-    Ok(client.get_rotation(request).await.map_err(refusal)?.into_inner().rotation.unwrap_or_default())
+    Ok(broker.ask(request).await?.rotation.unwrap_or_default())
 }
 
-fn print(rotation: &Rotation, json: bool) {
-    say(&if json { to_json(rotation).to_string() } else { printable(&to_text(rotation)) });
+fn print(rotation: &Rotation, asking: &Asking) {
+    asking.tell(|| to_json(rotation), || to_text(rotation));
 }
 
-fn list(rotations: &[Rotation]) -> String {
-    if rotations.is_empty() {
-        return "none".to_owned();
-    }
-    let rows: Vec<_> = rotations
-        .iter()
-        .map(|rotation| {
-            vec![
-                rotation.name.clone(),
-                state(rotation),
-                shown(rotation.create_time.as_ref()),
-                rotation.secret.clone(),
-                rotation.last_error.as_ref().map(told).unwrap_or_default(),
-            ]
-        })
-        .collect();
-    table(&rows).join("\n")
+fn row(rotation: &Rotation) -> Vec<String> {
+    vec![
+        rotation.name.clone(),
+        state(rotation),
+        relative(rotation.create_time.as_ref()),
+        rotation.secret.clone(),
+        rotation.last_error.as_ref().map(told).unwrap_or_default(),
+    ]
 }
 
 fn to_text(rotation: &Rotation) -> String {

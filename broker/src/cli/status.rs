@@ -7,25 +7,22 @@ use std::process::ExitCode;
 
 use keyferry_proto::v1::{BrokerStatus, CircuitState, GetStatusRequest, HealthState, ProviderOperation};
 
-use super::connection::{Server, block_on, refusal};
-use super::{Complaint, say};
+use super::Complaint;
+use super::connection::{Asking, block_on};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    server: Server,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    asking: Asking,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     let status = block_on(async {
-        let mut operator = args.server.connect().await?.operator();
-        let answer = operator.get_status(GetStatusRequest {}).await.map_err(refusal)?.into_inner();
+        let broker = args.asking.connect().await?;
+        let answer = broker.ask(GetStatusRequest {}).await?;
         Ok::<BrokerStatus, Complaint>(answer.status.unwrap_or_default())
     })?;
-    say(&if args.json { json::status(&status).to_string() } else { text::status(&status) });
+    args.asking.tell(|| json::status(&status), || text::status(&status));
     Ok(ExitCode::SUCCESS)
 }
 

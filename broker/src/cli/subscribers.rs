@@ -5,16 +5,16 @@ use std::process::ExitCode;
 use keyferry_proto::v1::{ListSubscribersRequest, Subscriber, SubscriberVersion};
 use serde_json::{Value, json};
 
-use super::connection::{Server, block_on, refusal};
-use super::text::{plain, shown, span, table};
-use super::{Complaint, printable, say, time};
+use super::connection::{Asking, block_on};
+use super::text::{plain, relative, span, time};
+use super::{Complaint, names};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    server: Server,
+    asking: Asking,
     /// Of this secret only
-    #[arg(long, value_name = "SECRET", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "STORE/SECRET", default_value = "", hide_default_value = true)]
     secret: String,
     /// Only those that do not run the current version of something
     #[arg(long)]
@@ -22,24 +22,21 @@ pub(super) struct Args {
     /// Only those with a stream open
     #[arg(long)]
     connected: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     let subscribers = block_on(async {
-        let mut client = args.server.connect().await?.rotations();
+        let broker = args.asking.connect().await?;
         let mut request = ListSubscribersRequest {
             page_size: 1000,
-            secret: args.secret.clone(),
+            secret: names::secret(&args.secret),
             behind_only: args.behind,
             connected_only: args.connected,
             ..ListSubscribersRequest::default()
         };
         let mut subscribers = Vec::new();
         loop {
-            let page = client.list_subscribers(request.clone()).await.map_err(refusal)?.into_inner();
+            let page = broker.ask(request.clone()).await?;
             subscribers.extend(page.subscribers);
             if page.next_page_token.is_empty() {
                 return Ok::<_, Complaint>(subscribers);
@@ -47,40 +44,30 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
             request.page_token = page.next_page_token;
         }
     })?;
-    if args.json {
-        say(&subscribers.iter().map(to_json).collect::<Value>().to_string());
-    } else {
-        say(&printable(&to_text(&subscribers)));
-    }
+    let header = ["caller", "subscriber", "stream", "secret", "runs", "since", "behind"];
+    args.asking.tell_all(&subscribers, to_json, header, rows);
     Ok(ExitCode::SUCCESS)
 }
 
 /// One line for each version that somebody runs.
-fn to_text(subscribers: &[Subscriber]) -> String {
-    if subscribers.is_empty() {
-        return "none".to_owned();
+fn rows(subscriber: &Subscriber) -> Vec<Vec<String>> {
+    let who = [subscriber.caller.clone(), subscriber.subscriber.clone(), stream(subscriber)];
+    let row = |more: &[String]| [who.as_slice(), more].concat();
+    let mut rows: Vec<_> = subscriber.versions.iter().map(|version| row(&of_version(version))).collect();
+    if rows.is_empty() {
+        rows.push(row(&["none known".to_owned()]));
     }
-    let header = ["caller", "subscriber", "stream", "secret", "runs", "since", "behind"];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    for subscriber in subscribers {
-        let who = [subscriber.caller.clone(), subscriber.subscriber.clone(), stream(subscriber)];
-        if subscriber.versions.is_empty() {
-            rows.push([who.as_slice(), &["none known".to_owned()]].concat());
-        }
-        rows.extend(subscriber.versions.iter().map(|version| [who.as_slice(), &of_version(version)].concat()));
-        if subscriber.versions_omitted_count > 0 {
-            let more = format!("and {} more", subscriber.versions_omitted_count);
-            rows.push([who.as_slice(), &[more]].concat());
-        }
+    if subscriber.versions_omitted_count > 0 {
+        rows.push(row(&[format!("and {} more", subscriber.versions_omitted_count)]));
     }
-    table(&rows).join("\n")
+    rows
 }
 
 fn stream(subscriber: &Subscriber) -> String {
     if subscriber.connected {
         format!("{} at {}", kind(subscriber), subscriber.node)
     } else {
-        format!("gone since {}", shown(subscriber.last_seen_time.as_ref()))
+        format!("last seen {}", relative(subscriber.last_seen_time.as_ref()))
     }
 }
 
@@ -96,7 +83,7 @@ fn of_version(version: &SubscriberVersion) -> [String; 4] {
     if !version.rejection.is_empty() {
         behind.push_str(&format!("; refused: {}", version.rejection));
     }
-    [version.secret.clone(), id.to_owned(), shown(version.acknowledge_time.as_ref()), behind]
+    [version.secret.clone(), id.to_owned(), relative(version.acknowledge_time.as_ref()), behind]
 }
 
 fn kind(subscriber: &Subscriber) -> String {

@@ -5,30 +5,26 @@ use std::process::ExitCode;
 use keyferry_proto::v1::{Caller, WhoAmIRequest};
 use serde_json::json;
 
-use super::connection::{Server, block_on, refusal};
-use super::{Complaint, say, time};
+use super::Complaint;
+use super::connection::{Asking, block_on};
+use super::text::time;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    server: Server,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    asking: Asking,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     let answer = block_on(async {
-        let mut operator = args.server.connect().await?.operator();
-        Ok(operator.who_am_i(WhoAmIRequest {}).await.map_err(refusal)?.into_inner())
+        let broker = args.asking.connect().await?;
+        broker.ask(WhoAmIRequest {}).await
     })?;
     let caller = answer.caller.unwrap_or_default();
-    if args.json {
-        say(&json!({ "caller": to_json(&caller), "policy_hash": answer.policy_hash }).to_string());
-    } else {
-        say(&to_text(&caller));
-        say(&format!("  policies     {}", answer.policy_hash));
-    }
+    args.asking.tell(
+        || json!({ "caller": to_json(&caller), "policy_hash": answer.policy_hash }),
+        || format!("{}\n  policies     {}", to_text(&caller), answer.policy_hash),
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -46,8 +42,7 @@ pub(super) fn to_text(caller: &Caller) -> String {
     if let Some(end) = until(caller) {
         text.push_str(&format!("\n  until        {end}"));
     }
-    // A claim may hold anything, and a terminal obeys what it is sent.
-    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+    text
 }
 
 pub(super) fn to_json(caller: &Caller) -> serde_json::Value {

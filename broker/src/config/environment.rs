@@ -8,8 +8,15 @@ use crate::suggestion::nearest;
 pub(super) const PREFIX: &str = "KEYFERRY_";
 
 /// Read by the program before there is a configuration, or by its verbs that call a broker.
-pub(super) const RESERVED: [&str; 6] =
-    ["KEYFERRY_CONFIG", "KEYFERRY_SERVER", "KEYFERRY_CA", "KEYFERRY_CERT", "KEYFERRY_KEY", "KEYFERRY_TOKEN_FILE"];
+pub(super) const RESERVED: [&str; 7] = [
+    "KEYFERRY_CONFIG",
+    "KEYFERRY_SERVER",
+    "KEYFERRY_CA",
+    "KEYFERRY_CERT",
+    "KEYFERRY_KEY",
+    "KEYFERRY_TOKEN_FILE",
+    "KEYFERRY_PROFILE",
+];
 
 /// The variables of this process; a name that is not Unicode cannot be one of ours.
 pub fn environment() -> impl Iterator<Item = (String, String)> {

@@ -110,6 +110,11 @@ pub(super) fn duration(least: &'static str, most: &'static str) -> Kind<Duration
     )
 }
 
+/// As in a configuration file, for options of commands.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    quantity(text, &TIME_UNITS).map(Duration::from_millis)
+}
+
 pub(super) fn size<T>(least: &'static str, most: &'static str) -> Kind<T>
 where
     T: TryFrom<u64> + From<u8>,

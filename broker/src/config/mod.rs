@@ -50,6 +50,7 @@ use crate::{audit, telemetry};
 
 pub use environment::environment;
 pub use identity::IdentitySettings;
+pub(crate) use kind::parse_duration;
 pub use listen::ListenSettings;
 pub use policy::PolicySettings;
 pub use problem::{Place, Problem, Problems};

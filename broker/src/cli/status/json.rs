@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{circuit, health, operation};
 use crate::cli::text::reason;
-use crate::cli::time;
+use crate::cli::text::time;
 
 pub(super) fn status(status: &BrokerStatus) -> Value {
     json!({

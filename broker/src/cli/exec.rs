@@ -1,0 +1,135 @@
+//! `keyferry exec`
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use keyferry_client::Secret;
+use rustix::process::Signal;
+use tokio::process::Command;
+
+use super::child::{Child, Forwarded, exit_code};
+use super::connection::{Server, block_on};
+use super::failure::Failure;
+use super::following::Following;
+use super::{Complaint, names, say_error};
+use crate::config::parse_duration;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    server: Server,
+    /// A variable of the command's environment, and the secret that it holds; once for each
+    #[arg(long = "env", value_name = "NAME=STORE/SECRET", value_parser = variable, required = true)]
+    variables: Vec<(String, String)>,
+    /// What the command gets when a secret changes: restart, signal:NAME or none
+    #[arg(long, value_name = "WHAT", value_parser = on_rotation, default_value = "restart")]
+    on_rotation: OnRotation,
+    /// How long it may take to end before it is killed
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, default_value = "10s")]
+    grace: Duration,
+    /// The name under which the broker knows this program: old versions then retire after it has the new ones
+    #[arg(long, value_name = "NAME")]
+    subscriber: Option<String>,
+    /// The command and its arguments, after --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum OnRotation {
+    Restart,
+    Signal(Signal),
+    None,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
+    block_on(async {
+        let client = args.server.connect().await?;
+        let names: BTreeSet<_> = args.variables.iter().map(|(_, secret)| secret.clone()).collect();
+        let mut signals = Forwarded::listen()?;
+        let mut following = Following::start(&client, names, args.subscriber.clone()).await?;
+        let mut child = match args.start(following.current())? {
+            Ok(child) => child,
+            Err(code) => return Ok(code),
+        };
+        following.acknowledge();
+        loop {
+            tokio::select! {
+                ended = child.ended() => return Ok(exit_code(ended?)),
+                signal = signals.next() => child.send(signal),
+                () = following.changed() => match args.on_rotation {
+                    OnRotation::Restart => {
+                        // Its own end just now is the end.
+                        let next = tokio::select! {
+                            ended = child.stop(args.grace) => { ended?; args.start(following.current())? }
+                            signal = signals.next() => {
+                                child.send(signal);
+                                return Ok(exit_code(child.stop(args.grace).await?));
+                            }
+                        };
+                        match next {
+                            Ok(next) => child = next,
+                            Err(code) => return Ok(code),
+                        }
+                        following.acknowledge();
+                    }
+                    OnRotation::Signal(signal) => {
+                        child.send(signal);
+                        following.acknowledge();
+                    }
+                    OnRotation::None => {}
+                },
+            }
+        }
+    })
+}
+
+impl Args {
+    fn start(&self, secrets: &BTreeMap<String, Secret>) -> Result<Result<Child, ExitCode>, Complaint> {
+        let [program, arguments @ ..] = self.command.as_slice() else {
+            return Err(Failure::usage("no command is given").into());
+        };
+        let mut command = Command::new(program);
+        command.args(arguments);
+        for (variable, name) in &self.variables {
+            let Some(secret) = secrets.get(name) else { continue };
+            if secret.payload.contains(&0) {
+                return Err(format!("{name} holds a zero byte, which no variable can; use `keyferry render`").into());
+            }
+            command.env(variable, OsStr::from_bytes(&secret.payload));
+        }
+        Ok(Child::start(&mut command).map_err(|(code, why)| {
+            say_error(&why);
+            code
+        }))
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some(("", _)) | None => Err("write NAME=STORE/SECRET".to_owned()),
+        Some((_, "")) => Err("no secret is named".to_owned()),
+        Some((name, secret)) => Ok((name.to_owned(), names::secret(secret))),
+    }
+}
+
+fn on_rotation(text: &str) -> Result<OnRotation, String> {
+    let signal = match text {
+        "restart" => return Ok(OnRotation::Restart),
+        "none" => return Ok(OnRotation::None),
+        "signal:HUP" => Signal::HUP,
+        "signal:USR1" => Signal::USR1,
+        "signal:USR2" => Signal::USR2,
+        "signal:INT" => Signal::INT,
+        "signal:TERM" => Signal::TERM,
+        _ => {
+            return Err(
+                "one of restart, none, signal:HUP, signal:USR1, signal:USR2, signal:INT, signal:TERM".to_owned()
+            );
+        }
+    };
+    Ok(OnRotation::Signal(signal))
+}
