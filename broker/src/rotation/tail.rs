@@ -130,6 +130,10 @@ impl Follower {
                         continue;
                     }
                 };
+                // A watch that broke and was begun again may be of a history that took the place of this one meanwhile.
+                if watched.is_ok() && self.log.state().status().epoch != Some(epoch) {
+                    return End::Replaced;
+                }
                 let (revision, told) = match watched {
                     Ok(Watched::Batch(batch)) => (batch.revision, self.heed(&batch, batch.revision > base)),
                     Ok(Watched::Progress(revision)) => (revision, false),
