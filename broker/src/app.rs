@@ -4,6 +4,7 @@ mod admin;
 mod cloud_databases;
 mod databases;
 mod events;
+mod gateways;
 mod stores;
 mod web;
 
@@ -33,7 +34,7 @@ use crate::databases::{CaError, postgres};
 use crate::failpoints::{Failpoints, NoFailpoints};
 use crate::gateway::sds::Board;
 use crate::gateway::webhooks::Room;
-use crate::gateway::{SchemaError, Translator, issuer};
+use crate::gateway::{SchemaError, Translator, api_management, issuer};
 use crate::identity::Authenticator;
 use crate::identity::token::{IssuerError, TokenVerifier};
 use crate::names::{DatabaseName, NameError, SecretName, StoreName};
@@ -43,7 +44,7 @@ use crate::requests;
 use crate::rotation::engine::{self, Engine};
 use crate::rotation::settings::{RotationSettings, Strategy};
 use crate::rotation::subscribers::{self, Subscribers};
-use crate::rotation::watch::{Sight, Watches};
+use crate::rotation::watch::{FilterError, Sight, Watches};
 use crate::rotation::{self, Changes};
 use crate::rpc::{EnvoyRpc, METHOD_NAMES, OperatorRpc, PageTokens, Rotating, RotationRpc, Router, SecretRpc, TokenRpc};
 use crate::secrets::{Custody, Guarded, Secrets};
@@ -54,6 +55,7 @@ use crate::transport::{Drain, Layers, RequestIds, Stack, Tls, TlsError, serve};
 
 use admin::AdminPort;
 use events::Around;
+use gateways::Gateways;
 use web::WebPort;
 
 pub use events::Sources;
@@ -103,6 +105,7 @@ pub struct Parts {
     pub credentials: Credentials,
     pub secrets: Secrets,
     pub sources: Sources,
+    pub gateways: Vec<Arc<api_management::Account>>,
 }
 
 #[derive(Debug, Error)]
@@ -119,6 +122,12 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("[events.{0}] names a credential that is not declared; add it under [credentials]")]
     EventCredential(String),
+    #[error("[gateways.{0}] names a credential that is not declared; add it under [credentials]")]
+    GatewayCredential(String),
+    #[error("the named_values of [gateways.{0}] cannot be followed")]
+    Gateway(String, #[source] FilterError),
+    #[error("[gateways.{0}] cannot reach its cloud")]
+    GatewayCloud(String, #[source] Broken),
     #[error("[state] cannot be opened")]
     State(#[from] state::OpenError),
     #[cfg(feature = "etcd")]
@@ -232,15 +241,24 @@ impl Broker {
             background: &background,
         };
         let mut routes = sources.open(config.events, &Room::new(config.limits.request_timeout), &around).await?;
-        sources.poll(&secrets, &state.leadership(), &around);
+        let gateways = Gateways::new(config.gateways)?;
+        sources.poll(&secrets, &gateways.secrets(), &state.leadership(), &around);
         let drain = Drain::new();
         let subscribers = Subscribers::start(subscribers::Opening {
             state: state.clone(),
             node: config.node.name.clone(),
             rotated: config.rotations.values().flat_map(|rotation| rotation.targets.iter().cloned()).collect(),
+            gateways: gateways.places(),
             clock: Arc::clone(&clock),
             stop: background.stop.child_token(),
         })?;
+        let gateway_surroundings = api_management::Around {
+            subscribers: subscribers.clone(),
+            log: rotation.clone(),
+            leadership: state.leadership(),
+            clock: Arc::clone(&clock),
+        };
+        let gateways = gateways.start(&stores.credentials, &gateway_surroundings, &background)?;
         let sight = Sight { gate: Arc::clone(&gate), secrets: secrets.clone(), clock: Arc::clone(&clock) };
         let watches = Watches::new(rotation.clone(), sight, subscribers.clone(), drain.token(), streams_per_caller);
         let engine = Engine::start(engine::Opening {
@@ -283,6 +301,7 @@ impl Broker {
             database_tokens: databases.tokens.clone(),
             rotation,
             sources,
+            gateways,
             changes: changes.clone(),
             engine: engine.clone(),
         });

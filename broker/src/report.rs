@@ -4,6 +4,7 @@ mod credentials;
 mod databases;
 mod envoy;
 mod events;
+mod gateways;
 mod overview;
 mod rotations;
 mod stores;
@@ -93,6 +94,7 @@ pub fn samples(parts: &Parts, out: &mut Samples) {
     databases::samples(&parts.leases, &parts.database_tokens, out);
     events::samples(&parts.sources, out);
     rotations::samples(&parts.engine, out);
+    gateways::samples(&parts.gateways, out);
     watches::samples(&parts.watches, out);
     envoy::samples(&parts.envoy, out);
 }

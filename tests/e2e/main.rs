@@ -9,6 +9,7 @@
 
 mod admin;
 mod admin_tls;
+mod api_management;
 mod audit;
 mod audit_faults;
 mod bad_input;

@@ -1,6 +1,6 @@
 //! The sources of events, each with what it needs to be told or to ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use crate::error::Failure;
 use crate::gateway::Route;
 use crate::gateway::webhooks::{self, Room};
 use crate::identity::token::TokenVerifier;
-use crate::names::StoreName;
+use crate::names::{SecretName, StoreName};
 use crate::providers::credential::{Credential, GOOGLE_CLOUD_SCOPE, Token};
 use crate::providers::guard::Budget;
 use crate::rotation::Log;
@@ -76,7 +76,13 @@ impl Sources {
     }
 
     /// Begins to look at every store that does not say never.
-    pub(super) fn poll(&mut self, secrets: &Secrets, leadership: &Leadership, around: &Around<'_>) {
+    pub(super) fn poll(
+        &mut self,
+        secrets: &Secrets,
+        held: &BTreeSet<SecretName>,
+        leadership: &Leadership,
+        around: &Around<'_>,
+    ) {
         for (store, settings) in around.stores {
             let Some((interval, budget)) = polled(settings) else { continue };
             let Some(provider) = around.providers.get(store) else { continue };
@@ -88,6 +94,7 @@ impl Sources {
                 interval,
                 gap: Poll::gap(budget.limit, budget.window),
                 secrets: secrets.clone(),
+                held: held.iter().filter(|secret| secret.store() == store.as_str()).cloned().collect(),
                 log: around.log.clone(),
                 leadership: leadership.clone(),
                 clock: Arc::clone(around.clock),

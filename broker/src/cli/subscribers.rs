@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use keyferry_proto::v1::{ListSubscribersRequest, Subscriber, SubscriberVersion};
+use keyferry_proto::v1::{ListSubscribersRequest, Subscriber, SubscriberKind, SubscriberVersion};
 use serde_json::{Value, json};
 
 use super::connection::{Asking, block_on};
@@ -66,6 +66,9 @@ fn rows(subscriber: &Subscriber) -> Vec<Vec<String>> {
 fn stream(subscriber: &Subscriber) -> String {
     if subscriber.connected {
         format!("{} at {}", kind(subscriber), subscriber.node)
+    } else if subscriber.kind() == SubscriberKind::ApiManagement {
+        // The broker goes there, when there is something new.
+        kind(subscriber)
     } else {
         format!("last seen {}", relative(subscriber.last_seen_time.as_ref()))
     }

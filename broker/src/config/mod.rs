@@ -9,6 +9,7 @@ mod environment;
 mod envoy;
 mod events;
 mod files;
+mod gateways;
 mod given;
 mod identity;
 mod issuer;
@@ -38,12 +39,14 @@ use std::sync::Arc;
 
 use crate::admission::QuotaSettings;
 use crate::databases::{DatabaseSettings, LeaseSettings, SigningSettings};
+use crate::gateway::api_management::GatewaySettings;
 use crate::gateway::sds::{Resource, ResourceName};
 use crate::identity::token::IssuerSettings;
 use crate::names::{DatabaseName, StoreName};
 use crate::providers::credential::CredentialSettings;
 use crate::rotation::settings::RotationSettings;
 use crate::rotation::sources::EventSettings;
+use crate::rotation::subscribers::SubscriberName;
 use crate::secrets::CacheSettings;
 use crate::transport::{Limits, TlsSettings};
 use crate::{audit, telemetry};
@@ -88,6 +91,7 @@ pub struct Config {
     pub rotations: BTreeMap<String, RotationSettings>,
     /// What Envoys may fetch, by the name that they ask for it by.
     pub envoy: BTreeMap<ResourceName, Resource>,
+    pub gateways: BTreeMap<SubscriberName, GatewaySettings>,
     pub telemetry: telemetry::Settings,
     files: Vec<UsedFile>,
     path: Arc<str>,
@@ -157,6 +161,7 @@ impl Config {
                 &rotations::Surroundings { stores: &stores, databases: &databases, issuer: issuer.as_ref() },
             ),
             envoy: envoy::read(reader, &stores),
+            gateways: gateways::read(reader, &stores, &credential_names),
             issuer,
             audit: surroundings::audit(reader),
             telemetry: surroundings::telemetry(reader),

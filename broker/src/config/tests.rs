@@ -438,6 +438,37 @@ fn says_what_a_source_of_events_still_needs() {
 }
 
 #[test]
+fn a_gateway_s_named_values_are_of_key_vaults_that_are_declared() {
+    let around = "[credentials.azure]\nkind = \"azure-managed-identity\"\n\
+                  [stores.vault]\nkind = \"azure\"\nvault_url = \"https://abc.vault.azure.net/\"\n";
+    let service = "/subscriptions/1-2/resourceGroups/rg/providers/Microsoft.ApiManagement/service/apim";
+    let gateway = |service: &str, named_values: &str| {
+        format!(
+            "{around}[gateways.g]\nkind = \"api-management\"\nservice = \"{service}\"\nnamed_values = {{ {named_values} }}\n"
+        )
+    };
+    let config = parse(&format!("{SMALLEST}{}", gateway(service, "key = \"stores/vault/secrets/key\""))).unwrap();
+    let (_, settings) = config.gateways.first_key_value().unwrap();
+    assert_eq!(settings.named_values["key"].identifier, "https://abc.vault.azure.net/secrets/key");
+    for (service, named_values, expected) in [
+        (service, "", "[gateways.g] named_values: has nothing to refresh"),
+        (service, "key = \"stores/main/secrets/key\"", "stores/main/secrets/key, which is not in Azure Key Vault"),
+        (service, "key = \"stores/none/secrets/key\"", "a store that is not declared; add [stores.none]"),
+        (service, "\"a/../b\" = \"stores/vault/secrets/key\"", "named_values.a/../b: the name has '/' in it"),
+        (service, "\"..\" = \"stores/vault/secrets/key\"", "begins with a dot"),
+        (
+            "/subscriptions/1-2/apim",
+            "key = \"stores/vault/secrets/key\"",
+            "is not the resource id of an API Management",
+        ),
+        (&service.replace("/rg/", "/../"), "key = \"stores/vault/secrets/key\"", "a part that begins with a dot"),
+    ] {
+        let report = report(&gateway(service, named_values));
+        assert!(report.contains(expected), "{report}");
+    }
+}
+
+#[test]
 fn event_grids_tokens_are_its_tenants_in_both_their_forms() {
     let tenant = "11f0c0de-0000-4000-8000-00000000000a";
     let text = format!(

@@ -1,7 +1,8 @@
 //! What others speak to the broker in their own way: JSON and gRPC-Web on gRPC's port, what Envoys fetch, the web port and its
-//! routes.
+//! routes. And the gateways that the broker calls itself.
 
 mod answer;
+pub mod api_management;
 mod body;
 mod connect;
 mod frame;

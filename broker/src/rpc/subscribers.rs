@@ -263,6 +263,7 @@ fn kind(way: Way) -> SubscriberKind {
     match way {
         Way::Watch => SubscriberKind::Watch,
         Way::Envoy => SubscriberKind::Envoy,
+        Way::ApiManagement => SubscriberKind::ApiManagement,
     }
 }
 

@@ -435,6 +435,22 @@ pub static EVENTS_HEALTHY: Metric = gauge(
     &["source"],
 );
 
+pub static GATEWAY_REFRESHES: Metric = counter(
+    "keyferry.gateway.refreshes",
+    "keyferry_gateway_refreshes_total",
+    "Named values that a gateway was made to take anew, by what became of it: refreshed, failed.",
+    "{refresh}",
+    &["gateway", "outcome"],
+);
+
+pub static GATEWAY_BEHIND: Metric = gauge(
+    "keyferry.gateway.behind",
+    "keyferry_gateway_behind",
+    "Secrets of which a gateway does not run the current version yet; 0 on replicas that do not lead.",
+    "{secret}",
+    &["gateway"],
+);
+
 pub static CACHE_READS: Metric = counter(
     "keyferry.cache.reads",
     "keyferry_cache_reads_total",
@@ -588,6 +604,8 @@ pub static ALL: &[&Metric] = &[
     &CREDENTIAL_FAILURES,
     &EVENTS,
     &EVENTS_HEALTHY,
+    &GATEWAY_REFRESHES,
+    &GATEWAY_BEHIND,
     &CACHE_READS,
     &CACHE_ENTRIES,
     &CACHE_BYTES,

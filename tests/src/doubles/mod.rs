@@ -1,5 +1,6 @@
 //! The clouds as they look from the wire. Each double counts only as long as the vendor's own client accepts it.
 
+pub mod api_management;
 pub mod cloud_sql;
 pub mod faults;
 pub mod http;

@@ -43,7 +43,7 @@ pub(super) fn read(s: &mut Section<'_, '_>, engine: AzureEngine, roles: &Roles) 
 
 const OPEN_SOURCE: &str = "https://ossrdbms-aad.database.windows.net/.default";
 
-fn scope_of_a_resource() -> Kind<String> {
+pub(in crate::config) fn scope_of_a_resource() -> Kind<String> {
     text("a resource's URI and /.default", "scope", |scope| {
         let resource = scope.strip_suffix("/.default").ok_or("does not end in /.default")?;
         let host = resource.strip_prefix("https://").ok_or("does not begin with https://")?;

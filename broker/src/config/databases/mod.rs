@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+pub(super) use self::azure::scope_of_a_resource;
 use self::roles::Offer;
 pub(super) use self::server::{identifier, secret};
 use super::credentials::Names;

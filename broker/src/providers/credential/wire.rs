@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use http::StatusCode;
+use http::header::CONTENT_LENGTH;
 use reqwest::{Client, RequestBuilder, Url, redirect};
 use zeroize::Zeroizing;
 
@@ -21,6 +22,9 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// Google's metadata server proves itself with it.
     pub(crate) flavor: bool,
+    /// Where to ask on; Azure has two headers for it.
+    pub(crate) location: Option<String>,
+    pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
@@ -60,6 +64,11 @@ impl Http {
         Ok(self.0.post(target).header("content-type", "application/x-www-form-urlencoded").body(body))
     }
 
+    /// With nothing in its body.
+    pub(crate) fn post(&self, link: &'static str, url: &str) -> Result<RequestBuilder, Broken> {
+        Ok(self.0.post(permitted(link, url)?).header(CONTENT_LENGTH, 0))
+    }
+
     pub(crate) fn post_json(
         &self,
         link: &'static str,
@@ -76,10 +85,14 @@ pub(crate) async fn send(link: &'static str, request: RequestBuilder) -> Result<
     let (client, request) = request.header("accept", "application/json").build_split();
     let request = request.map_err(|_| Broken::lasting(link, "no request can be made of the configured values"))?;
     let place = place_of(request.url());
-    let lost = |error: reqwest::Error| Broken::passing(link, unreached(&place, &error));
+    let timeout = request.timeout().copied().unwrap_or(TIMEOUT);
+    let lost = |error: reqwest::Error| Broken::passing(link, unreached(&place, timeout, &error));
     let mut response = client.execute(request).await.map_err(lost)?;
     let status = response.status();
-    let flavor = response.headers().get("metadata-flavor").is_some_and(|value| value == "Google");
+    let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let flavor = text("metadata-flavor") == Some("Google");
+    let location = text("location").or_else(|| text("azure-asyncoperation")).map(str::to_owned);
+    let retry_after = text("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(lost)? {
         if body.len() + chunk.len() > MAX_BODY {
@@ -88,7 +101,7 @@ pub(crate) async fn send(link: &'static str, request: RequestBuilder) -> Result<
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status, flavor, body })
+    Ok(Answer { status, flavor, location, retry_after, body })
 }
 
 impl Answer {
@@ -135,9 +148,9 @@ fn place_of(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-fn unreached(place: &str, error: &reqwest::Error) -> String {
+fn unreached(place: &str, timeout: Duration, error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        format!("{place} does not answer within {} s; check the network from here to there", TIMEOUT.as_secs())
+        format!("{place} does not answer within {} s; check the network from here to there", timeout.as_secs())
     } else if error.is_connect() {
         format!("{place} cannot be connected to; check its name, the network from here to there, and its certificate")
     } else {

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 #[derive(Debug, Default)]
-pub(super) struct Jitter {
+pub(crate) struct Jitter {
     key: RandomState,
     drawn: u64,
 }
@@ -18,7 +18,7 @@ impl Jitter {
     }
 
     /// From half of it to the whole.
-    pub(super) fn around(&mut self, span: Duration) -> Duration {
+    pub(crate) fn around(&mut self, span: Duration) -> Duration {
         span / 2 + self.of(span / 2)
     }
 }

@@ -19,7 +19,7 @@ pub use self::account::{Account, Circuit, LastFailure, LedgerEntry};
 use self::breaker::{Breaker, Change, Ticket};
 pub use self::budget::Budget;
 use self::budget::Queue;
-use self::jitter::Jitter;
+pub(crate) use self::jitter::Jitter;
 use self::retry::{RetryBudget, Verdict};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};

@@ -1,7 +1,7 @@
 //! A look for oneself: what no event told, at the pace that a small part of the metadata budget allows.
 //!
 //! Looked at are the secrets that have a standing, which is whatever changed under the broker's eyes, and those that were
-//! read through this replica, which get one by it. So the cost is that of the secrets in use, however many a project has.
+//! read through this replica or are held by a gateway, which get one by it. So the cost is that of the secrets in use, however many a project has.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub struct Poll {
     /// Between two requests at least.
     pub gap: Duration,
     pub secrets: Secrets,
+    /// Those that a gateway holds, whoever reads them.
+    pub held: Vec<SecretName>,
     pub log: Log,
     pub leadership: Leadership,
     pub clock: SharedClock,
@@ -94,9 +96,12 @@ impl Poll {
                 None => break,
             }
         }
+        let leads = self.leadership.term().fence.is_some();
         let mut due = self.secrets.read_lately(&self.store);
+        let unread: Vec<_> = self.held.iter().filter(|secret| leads && !due.contains(secret)).cloned().collect();
+        due.extend(unread);
         due.retain(|secret| known.binary_search_by(|standing: &Standing| standing.secret().cmp(secret)).is_err());
-        if self.leadership.term().fence.is_some() {
+        if leads {
             let living = known.iter().filter(|standing| !standing.is_deleted());
             due.extend(living.map(|standing| standing.secret().clone()));
         }

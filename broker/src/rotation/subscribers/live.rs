@@ -93,6 +93,7 @@ impl Inner {
                 None => (Some(stream.clone()), now),
                 Some(since) => (None, since),
             },
+            (None, _) if self.gateways.contains(&place_of(&subscriber)) => (None, now),
             (None, _) => (None, subscriber.last_seen),
         };
         Seen { sent: sent.unwrap_or(subscriber.revision), stream, last_seen, subscriber }

@@ -3,6 +3,7 @@
 mod amend;
 mod book;
 mod follow;
+mod gateway;
 mod live;
 mod membership;
 mod record;
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use self::book::Book;
 pub use self::book::Place;
+pub use self::gateway::Gateway;
 pub use self::live::Seen;
 pub use self::membership::Membership;
 use self::membership::{Left, Live};
@@ -45,6 +47,8 @@ pub struct Opening {
     pub node: String,
     /// The secrets whose old versions somebody may hold.
     pub rotated: BTreeSet<SecretName>,
+    /// Those that the broker brings up to date itself.
+    pub gateways: BTreeSet<Place>,
     pub clock: SharedClock,
     pub stop: CancellationToken,
 }
@@ -55,6 +59,7 @@ struct Inner {
     prefix: Prefix,
     node: String,
     rotated: BTreeSet<SecretName>,
+    gateways: BTreeSet<Place>,
     clock: SharedClock,
     book: Mutex<Book>,
     /// Streams of this replica.
@@ -156,12 +161,13 @@ impl Subscribers {
 
 impl Inner {
     fn new(opening: Opening) -> Result<Self, KeyError> {
-        let Opening { state, node, rotated, clock, stop } = opening;
+        let Opening { state, node, rotated, gateways, clock, stop } = opening;
         Ok(Self {
             state,
             prefix: Prefix::new(&SUBSCRIBERS, &[])?,
             node,
             rotated,
+            gateways,
             started: clock.now(),
             clock,
             book: Mutex::default(),

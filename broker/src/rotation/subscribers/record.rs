@@ -45,6 +45,8 @@ pub enum Way {
     Watch,
     /// The secret discovery service, whose ACK acknowledges.
     Envoy,
+    /// A gateway whose named values the broker refreshes.
+    ApiManagement,
 }
 
 /// An open stream. A newer one of the same subscriber takes its place.

@@ -28,6 +28,7 @@ fn replicas(directory: &TempDir) -> [Inner; 2] {
             state: state.clone(),
             node: node.to_owned(),
             rotated: BTreeSet::new(),
+            gateways: BTreeSet::new(),
             clock: Arc::new(SystemClock),
             stop: CancellationToken::new(),
         })

@@ -119,6 +119,12 @@ impl KeyVault {
         set["id"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()
     }
 
+    /// The newest version's, as whoever may read it gets it.
+    pub fn value(&self, name: &str) -> Option<String> {
+        let bundle = self.backend.secrets.lock().unwrap().get(name, None).ok()?;
+        bundle["value"].as_str().map(str::to_owned)
+    }
+
     /// Changes attributes and the rest of the newest version, as `PATCH` does.
     pub fn update(&self, name: &str, change: &serde_json::Value) {
         self.backend.secrets.lock().unwrap().update(name, None, change).unwrap();
