@@ -252,15 +252,15 @@ fn surroundings<'a>(
     upstream: u16,
     changes: &'a [(&'a str, &'a str)],
 ) -> Surroundings<'a> {
-    Surroundings { broker: proxy.port(), broker_ca: &broker.ca, identity: &broker.client, upstream, changes }
+    Surroundings { broker: proxy.port(), broker_ca: broker.ca.pem(), identity: &broker.client, upstream, changes }
 }
 
-fn bundle(issued: &Issued) -> String {
+pub(crate) fn bundle(issued: &Issued) -> String {
     format!("{}{}", issued.certificate, issued.key)
 }
 
 /// The certificate that was shown, and the body that came back.
-async fn request(address: SocketAddr, ca: &Ca, client: &Issued) -> io::Result<(Vec<u8>, String)> {
+pub(crate) async fn request(address: SocketAddr, ca: &Ca, client: &Issued) -> io::Result<(Vec<u8>, String)> {
     let mut config = tls::config(ca, Some(client));
     config.alpn_protocols.clear();
     let name = ServerName::try_from("keyferry.test").unwrap();
@@ -276,7 +276,7 @@ async fn request(address: SocketAddr, ca: &Ca, client: &Issued) -> io::Result<(V
 }
 
 /// Answers each request with the key that it came with.
-async fn upstream() -> (u16, JoinSet<()>) {
+pub(crate) async fn upstream() -> (u16, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut serving = JoinSet::new();

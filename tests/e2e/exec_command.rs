@@ -11,18 +11,18 @@ use keyferry_tests::process::Process;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 
-struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: BufReader<ChildStdout>,
 }
 
 impl Running {
-    fn start(caller: &Caller, arguments: &[&str]) -> Self {
+    pub(crate) fn start(caller: &Caller, arguments: &[&str]) -> Self {
         let mut child = caller.start(&[&["exec"], arguments].concat());
         Self { lines: BufReader::new(child.stdout.take().unwrap()), child }
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         if self.lines.read_line(&mut line).unwrap() == 0 {
             let mut said = String::new();

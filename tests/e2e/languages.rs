@@ -20,14 +20,14 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use crate::reload::eventually;
 use crate::rotation::{add, get, list};
 
-struct Language {
-    name: &'static str,
+pub(crate) struct Language {
+    pub(crate) name: &'static str,
     build: &'static str,
     run: &'static str,
 }
 
 /// Commands of a shell in the project, whose folder `gen` has the stubs.
-const LANGUAGES: [Language; 4] = [
+pub(crate) const LANGUAGES: [Language; 4] = [
     Language { name: "go", build: "CGO_ENABLED=0 GOTOOLCHAIN=local go build -o client .", run: "exec ./client" },
     Language {
         name: "java",
@@ -47,7 +47,7 @@ const LANGUAGES: [Language; 4] = [
     },
 ];
 
-const ROTATED: &str = "stores/local/secrets/db-password";
+pub(crate) const ROTATED: &str = "stores/local/secrets/db-password";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_in_four_languages_follow_rotations_over_a_broker_that_dies() {
@@ -131,7 +131,7 @@ fn what_the_documentation_shows_of_the_clients_is_what_they_are() {
 }
 
 /// The projects of all languages, built.
-fn build() -> TempDir {
+pub(crate) fn build() -> TempDir {
     let projects = TempDir::new().unwrap();
     shell(
         projects.path(),
@@ -164,7 +164,7 @@ fn in_repository(path: &str) -> String {
 }
 
 /// As the operator.
-async fn connect(directory: &Path, broker: &Process) -> Channel {
+pub(crate) async fn connect(directory: &Path, broker: &Process) -> Channel {
     let read = |file: &str| fs::read(directory.join(file)).unwrap();
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(read("ca.pem")))
@@ -173,7 +173,7 @@ async fn connect(directory: &Path, broker: &Process) -> Channel {
 }
 
 /// Starts a rotation, and returns its name once its version is the current one.
-async fn rotate(operator: &mut RotationServiceClient<Channel>) -> String {
+pub(crate) async fn rotate(operator: &mut RotationServiceClient<Channel>) -> String {
     let request = RotateSecretRequest { name: ROTATED.to_owned(), force: true, ..Default::default() };
     eventually("it starts", async || operator.clone().rotate_secret(request.clone()).await.is_ok()).await;
     let name = list(operator).await.remove(0).name;
@@ -183,7 +183,7 @@ async fn rotate(operator: &mut RotationServiceClient<Channel>) -> String {
 }
 
 /// A running program and what it printed.
-struct Client {
+pub(crate) struct Client {
     name: &'static str,
     process: Child,
     lines: Receiver<String>,
@@ -192,7 +192,7 @@ struct Client {
 }
 
 impl Client {
-    fn start(language: &Language, projects: &Path, dev: &Path, port: u16) -> Self {
+    pub(crate) fn start(language: &Language, projects: &Path, dev: &Path, port: u16) -> Self {
         let project = projects.join(language.name);
         let log = project.join("log");
         let mut process = in_shell(&project, language.run)
@@ -233,7 +233,7 @@ impl Drop for Client {
 }
 
 /// Returns once each client has printed as many lines, and these.
-fn all_told(clients: &mut [Client], expected: &[String]) {
+pub(crate) fn all_told(clients: &mut [Client], expected: &[String]) {
     for client in clients {
         while client.told.len() < expected.len() {
             let Ok(line) = client.lines.recv_timeout(Duration::from_secs(60)) else {

@@ -40,6 +40,7 @@ mod mint_command;
 mod postgres;
 mod propagation;
 mod providers;
+mod reach;
 mod readme;
 mod reload;
 mod render_command;

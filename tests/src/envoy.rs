@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::pki::{Ca, Issued};
+use crate::pki::Issued;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/envoy/envoy.yaml");
 
@@ -28,8 +28,8 @@ pub struct Envoy {
 #[derive(Debug)]
 pub struct Surroundings<'a> {
     pub broker: u16,
-    /// As `keyferry.test`.
-    pub broker_ca: &'a Ca,
+    /// Of the broker's certificate, which is for `keyferry.test` unless `changes` says another name.
+    pub broker_ca: String,
     pub identity: &'a Issued,
     pub upstream: u16,
     /// Further replacements in its text.
@@ -40,7 +40,7 @@ impl Envoy {
     /// Returns at once: whoever needs an answer asks until there is one.
     pub fn start(around: &Surroundings<'_>) -> Self {
         let directory = TempDir::new().unwrap();
-        fs::write(directory.path().join("ca.pem"), around.broker_ca.pem()).unwrap();
+        fs::write(directory.path().join("ca.pem"), &around.broker_ca).unwrap();
         around.identity.write(directory.path(), "client");
         let (bootstrap, admin_file) = (directory.path().join("envoy.yaml"), directory.path().join("admin"));
         fs::write(&bootstrap, bootstrap_for(around, directory.path())).unwrap();
