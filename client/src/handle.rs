@@ -4,7 +4,7 @@ use std::time::Duration;
 use keyferry_proto::v1::{AcknowledgeRotationRequest, RotationEventKind};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, interval_at, sleep};
 
 use crate::{Client, Error, Read, Reason, Secret, Told, Watch, WatchOptions};
 
@@ -86,21 +86,26 @@ struct Follower {
 
 impl Follower {
     async fn follow(mut self, mut watch: Watch) {
+        let mut look = interval_at(Instant::now() + LOOK, LOOK);
+        let mut refused = false;
         loop {
             self.acknowledge().await;
             tokio::select! {
-                told = watch.next() => match told {
+                told = watch.next(), if !refused => match told {
                     Ok(told) => {
                         if let Some((revision, epoch)) = self.news(&told) {
                             self.read(Read::of(self.name.as_str()).min_revision(revision, epoch)).await;
                         }
                     }
-                    // Reading goes on without the watch, and the watch is tried again.
-                    Err(_) => sleep(AGAIN).await,
+                    // Reading goes on without the watch, which is tried again after each look.
+                    Err(_) => refused = true,
                 },
                 Ok(()) = self.taken.changed() => {}
                 // What no event tells of: a value that ends by itself, or a watch that is not permitted.
-                () = sleep(LOOK) => self.read(Read::of(self.name.as_str())).await,
+                _ = look.tick() => {
+                    refused = false;
+                    self.read(Read::of(self.name.as_str())).await;
+                }
             }
         }
     }

@@ -36,6 +36,8 @@ pub struct Login {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// However soon a login ends, no sooner is the next one asked for.
+const SHORTEST: Duration = Duration::from_millis(200);
 
 impl Logins {
     /// Mints the first, which must succeed.
@@ -64,10 +66,13 @@ impl Logins {
 }
 
 async fn keep(client: Client, request: MintDatabaseTokenRequest, sender: watch::Sender<Arc<Login>>) {
+    let mut ended = Duration::ZERO;
     loop {
         let life = clock::until(sender.borrow().expire_time);
-        // Between 50 and 70 per cent of it, so that what runs on it has the rest to finish.
-        sleep(life.mul_f64(0.3) + chance::around(life.mul_f64(0.4))).await;
+        // Between 50 and 70 per cent of it, so that what runs on it has the rest to finish. By a clock that is ahead of the
+        // broker's it may have ended already, however often another is asked for.
+        ended = if life.is_zero() { (ended * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE) } else { Duration::ZERO };
+        sleep(ended.max(SHORTEST).max(life.mul_f64(0.3) + chance::around(life.mul_f64(0.4)))).await;
         let mut pause = FIRST_PAUSE;
         let next = loop {
             match mint(&client, &request).await {
@@ -115,8 +120,8 @@ impl Drop for Kept {
 
 impl Drop for Login {
     fn drop(&mut self) {
+        // Whatever the clock here says of its end.
         if let Some(name) = self.lease.take()
-            && !clock::until(self.expire_time).is_zero()
             && let Ok(runtime) = Handle::try_current()
         {
             let client = self.client.clone();

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::mem;
 use std::time::{Duration, SystemTime};
 
@@ -33,8 +34,8 @@ pub struct Watch {
     stream: Option<Streaming<WatchRotationsResponse>>,
     /// The parts of a snapshot that is not whole yet.
     parts: Vec<RotationSnapshotEntry>,
-    /// Of the last event that was told.
-    told: Option<(String, i64)>,
+    /// The events told since the cursor, which a broker tells again.
+    told: BTreeSet<(String, i64)>,
     not_before: Instant,
     failures: u32,
     /// The end of the credential that was last warned of.
@@ -102,7 +103,7 @@ impl Watch {
             request: options.0,
             stream: None,
             parts: Vec::new(),
-            told: None,
+            told: BTreeSet::new(),
             not_before: Instant::now(),
             failures: 0,
             warned: None,
@@ -155,19 +156,19 @@ impl Watch {
     }
 
     fn take(&mut self, answer: WatchRotationsResponse) -> Option<Told> {
-        if !answer.cursor.is_empty() {
+        let has_cursor = !answer.cursor.is_empty();
+        if has_cursor {
             self.request.cursor = answer.cursor;
         }
-        match answer.response {
+        let told = match answer.response {
             Some(Response::Snapshot(part)) => {
                 self.parts.extend(part.entries);
                 part.complete.then(|| Told::Snapshot(mem::take(&mut self.parts)))
             }
             Some(Response::Events(batch)) => {
                 let events: Vec<_> = batch.events.into_iter().filter(|event| self.is_new(event)).collect();
-                let last = events.last()?;
-                self.told = Some((last.epoch.clone(), last.revision));
-                Some(Told::Events(events))
+                self.told.extend(events.iter().map(|event| (event.epoch.clone(), event.revision)));
+                (!events.is_empty()).then_some(Told::Events(events))
             }
             Some(Response::Bookmark(bookmark)) => {
                 self.heed(&bookmark);
@@ -179,12 +180,18 @@ impl Watch {
             }
             // Of a newer contract.
             None => None,
+        };
+        if has_cursor {
+            // What is before it is not told again.
+            self.told.clear();
         }
+        told
     }
 
-    /// Events of one revision come together, so those at the last one told were told.
+    /// Events of one revision come together. A later one may have been told first, while the broker could not say yet
+    /// whether this one is for us.
     fn is_new(&self, event: &RotationEvent) -> bool {
-        self.told.as_ref().is_none_or(|(epoch, revision)| *epoch != event.epoch || event.revision > *revision)
+        !self.told.contains(&(event.epoch.clone(), event.revision))
     }
 
     fn heed(&mut self, bookmark: &RotationBookmark) {

@@ -5,9 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 use tonic::body::Body;
 
 use super::pages::{Answer, Pages, text};
@@ -16,7 +18,7 @@ use crate::audit::{Draft, Log, Record};
 use crate::clock::SharedClock;
 use crate::error::{Failure, Reason};
 use crate::identity::token::Token;
-use crate::identity::{Authenticator, Certificate};
+use crate::identity::{Authenticator, Caller, Certificate};
 use crate::rpc::decided;
 use crate::status::ReasonExt as _;
 use crate::transport::{Connection, Limits, RequestIds};
@@ -50,6 +52,7 @@ struct Inner {
     log: Log,
     clock: SharedClock,
     request_ids: RequestIds,
+    deadline: Duration,
 }
 
 impl Door {
@@ -60,8 +63,9 @@ impl Door {
         log: Log,
         clock: SharedClock,
         request_ids: RequestIds,
+        deadline: Duration,
     ) -> Self {
-        Self(Arc::new(Inner { pages, authenticator, gate, log, clock, request_ids }))
+        Self(Arc::new(Inner { pages, authenticator, gate, log, clock, request_ids, deadline }))
     }
 }
 
@@ -85,8 +89,16 @@ impl Inner {
         if Pages::is_probe(request.uri().path()) {
             return self.pages.answer(request);
         }
-        let draft = self.open_draft(request);
-        let admitted = self.admit(request, &draft).await;
+        // Whoever is nobody is turned away without a record: strangers shall not fill the disk that every call needs.
+        let caller = match timeout(self.deadline, self.caller(request)).await {
+            Ok(Ok(caller)) => caller,
+            Ok(Err(failure)) => return refusal(&failure),
+            Err(_) => {
+                return refusal(&Failure::new(Reason::Internal, "the token's issuer was not heard in time; try again"));
+            }
+        };
+        let draft = self.open_draft(request, &caller);
+        let admitted = self.admit(request, &caller, &draft);
         if let Err(failure) = &admitted {
             draft.note(|record| record.outcome = failure.reason().name());
         }
@@ -100,11 +112,23 @@ impl Inner {
         }
     }
 
-    fn open_draft(&self, request: &Request<Incoming>) -> Arc<Draft> {
+    /// By a certificate, and a token beside it where there is one.
+    async fn caller(&self, request: &Request<Incoming>) -> Result<Caller, Failure> {
+        let connection = connection(request)?;
+        let caller = self.authenticator.authenticate(connection, request.headers()).await?;
+        caller.filter(|_| connection.presented().is_some()).ok_or_else(|| {
+            let message = "come with a client certificate whose holder policy permits GetStatus";
+            Failure::new(Reason::CredentialMissing, message)
+        })
+    }
+
+    fn open_draft(&self, request: &Request<Incoming>, caller: &Caller) -> Arc<Draft> {
         let connection = request.extensions().get::<Arc<Connection>>();
         let record = Record {
             peer: connection.map(|connection| connection.peer()),
             certificate: connection.and_then(|connection| connection.presented()).map(Certificate::thumbprint),
+            caller: Some(caller.shared_id()),
+            token: caller.token().map(Token::digest),
             request_id: self.request_ids.next(),
             method: "admin",
             action: Action::GetStatus.as_str(),
@@ -113,27 +137,20 @@ impl Inner {
         Draft::open(self.log.clone(), Arc::clone(&self.clock), record)
     }
 
-    async fn admit(&self, request: &Request<Incoming>, draft: &Draft) -> Result<(), Failure> {
-        let connection = request
-            .extensions()
-            .get::<Arc<Connection>>()
-            .ok_or_else(|| Failure::new(Reason::Internal, "the request came without its connection; report this"))?;
-        let caller = self.authenticator.authenticate(connection, request.headers()).await?.ok_or_else(|| {
-            Failure::new(
-                Reason::CredentialMissing,
-                "come with a client certificate whose holder policy permits GetStatus",
-            )
-        })?;
-        let circumstances = Circumstances { now: self.clock.now(), peer: connection.peer().ip() };
-        let asked = self.gate.admit(&caller, Action::GetStatus, QuotaClass::Operate, Resource::Broker, circumstances);
+    fn admit(&self, request: &Request<Incoming>, caller: &Caller, draft: &Draft) -> Result<(), Failure> {
+        let circumstances = Circumstances { now: self.clock.now(), peer: connection(request)?.peer().ip() };
+        let asked = self.gate.admit(caller, Action::GetStatus, QuotaClass::Operate, Resource::Broker, circumstances);
         draft.note(|record| {
-            record.caller = Some(caller.shared_id());
-            record.token = caller.token().map(Token::digest);
             record.resource = Some(Resource::Broker.name());
             (record.decision, record.policy) = decided(&asked);
         });
         asked.map(drop).map_err(|refused| refused.failure)
     }
+}
+
+fn connection(request: &Request<Incoming>) -> Result<&Arc<Connection>, Failure> {
+    let connection = request.extensions().get::<Arc<Connection>>();
+    connection.ok_or_else(|| Failure::new(Reason::Internal, "the request came without its connection; report this"))
 }
 
 fn refusal(failure: &Failure) -> Answer {

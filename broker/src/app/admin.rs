@@ -64,6 +64,7 @@ impl AdminPort {
             parts.log.clone(),
             Arc::clone(&parts.clock),
             RequestIds::new()?,
+            limits.default_deadline,
         );
         let (limits, held) = (admin::limits(limits), parts.drain.clone());
         let ended = async move { serve(self.listener, tls, &limits, door, held).await };

@@ -62,30 +62,37 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
                 signal = signals.next() => child.send(signal),
                 () = following.changed() => match args.on_rotation {
                     OnRotation::Restart => {
-                        // Its own end just now is the end.
-                        let next = tokio::select! {
-                            ended = child.stop(args.grace) => { ended?; args.start(following.current())? }
-                            signal = signals.next() => {
-                                child.send(signal);
-                                return Ok(exit_code(child.stop(args.grace).await?));
+                        let mut leaving = false;
+                        let ended = {
+                            let stopped = child.stop(args.grace);
+                            tokio::pin!(stopped);
+                            loop {
+                                tokio::select! {
+                                    ended = &mut stopped => break ended?,
+                                    signal = signals.next() => leaving |= ENDING.contains(&signal),
+                                }
                             }
                         };
-                        match next {
+                        if leaving {
+                            return Ok(exit_code(ended));
+                        }
+                        match args.start(following.current())? {
                             Ok(next) => child = next,
                             Err(code) => return Ok(code),
                         }
                         following.acknowledge();
                     }
-                    OnRotation::Signal(signal) => {
-                        child.send(signal);
-                        following.acknowledge();
-                    }
+                    // Its environment has the version before, so that is not let go of.
+                    OnRotation::Signal(signal) => child.send(signal),
                     OnRotation::None => {}
                 },
             }
         }
     })
 }
+
+/// Whoever sends one of these wants the program gone, and no other in its place.
+const ENDING: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
 
 impl Args {
     fn start(&self, secrets: &BTreeMap<String, Secret>) -> Result<Result<Child, ExitCode>, Complaint> {

@@ -26,6 +26,8 @@ pub(super) struct Following {
     unacknowledged: bool,
     /// What is to be read again, and not before which revision. It outlives a call that was dropped.
     due: BTreeMap<String, Option<(i64, String)>>,
+    /// Some were read that nobody was told of yet; that outlives such a call, too.
+    is_new: bool,
 }
 
 impl Following {
@@ -49,7 +51,15 @@ impl Following {
             options = options.subscriber(subscriber);
         }
         let watch = client.watch(options);
-        Ok(Self { client: client.clone(), current, watch, subscriber, unacknowledged: false, due: BTreeMap::new() })
+        Ok(Self {
+            client: client.clone(),
+            current,
+            watch,
+            subscriber,
+            unacknowledged: false,
+            due: BTreeMap::new(),
+            is_new: false,
+        })
     }
 
     pub(super) fn current(&self) -> &BTreeMap<String, Secret> {
@@ -62,6 +72,9 @@ impl Following {
         loop {
             if self.read_due().await {
                 return;
+            }
+            if !self.due.is_empty() {
+                continue;
             }
             self.send_acknowledgement().await;
             tokio::select! {
@@ -134,28 +147,32 @@ impl Following {
 
     /// Whether one that was read is another version than before.
     async fn read_due(&mut self) -> bool {
-        let mut is_new = false;
-        while let Some((name, since)) = self.due.first_key_value() {
-            let name = name.clone();
+        let due: Vec<_> = self.due.iter().map(|(name, since)| (name.clone(), since.clone())).collect();
+        let mut failing = false;
+        for (name, since) in due {
             let mut read = Read::of(&name);
             if let Some((revision, epoch)) = since {
-                read = read.min_revision(*revision, epoch);
+                read = read.min_revision(revision, epoch);
             }
             match self.client.get_secret(read).await {
                 Ok(secret) => {
                     let before = self.current.insert(name.clone(), secret);
                     let after = self.current.get(&name).map(|secret| &secret.version);
-                    is_new |= before.as_ref().map(|secret| &secret.version) != after;
+                    self.is_new |= before.as_ref().map(|secret| &secret.version) != after;
                     self.due.remove(&name);
                 }
-                Err(error) if error.is_passing() => sleep(AGAIN).await,
+                // One that cannot be read now keeps no other waiting.
+                Err(error) if error.is_passing() => failing = true,
                 Err(error) => {
                     say_error(&format!("{name} stays as it is: {}", Failure::from(error)));
                     self.due.remove(&name);
                 }
             }
         }
-        is_new
+        if failing && !self.is_new {
+            sleep(AGAIN).await;
+        }
+        std::mem::take(&mut self.is_new)
     }
 }
 

@@ -12,8 +12,9 @@ use keyferry_proto::v1::{
 use serde_json::{Value, json};
 
 use super::connection::{Asking, block_on};
+use super::failure::Failure;
 use super::text::{facts, plain, relative, span, time};
-use super::{Complaint, leases, names, printable, psql, say, say_error};
+use super::{Complaint, leases, names, printable, psql, say};
 use crate::config::parse_duration;
 
 #[derive(Debug, clap::Args)]
@@ -46,6 +47,11 @@ pub(super) struct RolesArgs {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
+    // Before there is a user that nobody could log in as.
+    if std::io::stdout().is_terminal() && !args.reveal && !args.psql {
+        let words = "the credential would stay off the terminal; add --reveal, pipe it, or use --psql";
+        return Err(Failure::usage(words).into());
+    }
     block_on(async {
         let broker = args.asking.connect().await?;
         let request = MintDatabaseTokenRequest {
@@ -64,17 +70,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
 
 fn tell(args: &Args, minted: &MintDatabaseTokenResponse) -> Result<(), Complaint> {
     let mut stdout = std::io::stdout();
-    let hidden = stdout.is_terminal() && !args.reveal;
     if args.asking.json {
-        say(&to_json(minted, hidden).to_string());
+        say(&to_json(minted).to_string());
     } else if stdout.is_terminal() {
-        say(&printable(&to_text(minted, hidden)));
+        say(&printable(&to_text(minted)));
     } else {
         stdout.write_all(bare(minted).as_bytes())?;
         stdout.flush()?;
-    }
-    if hidden {
-        say_error("the credential stays off the terminal: add --reveal, pipe it, or use --psql");
     }
     Ok(())
 }
@@ -89,16 +91,14 @@ fn bare(minted: &MintDatabaseTokenResponse) -> String {
     }
 }
 
-fn to_text(minted: &MintDatabaseTokenResponse, hidden: bool) -> String {
+fn to_text(minted: &MintDatabaseTokenResponse) -> String {
     let connection = minted.connection.clone().unwrap_or_default();
     let mut lines = vec![("database", place(&connection)), ("ends", relative(minted.expire_time.as_ref()))];
     match &minted.lease {
         Some(lease) => lines.push(("lease", lease.name.clone())),
         None => lines.push(("lease", "none: it ends by itself".to_owned())),
     }
-    if !hidden {
-        lines.push((kind(minted), bare(minted)));
-    }
+    lines.push((kind(minted), bare(minted)));
     facts(&minted.user, &lines)
 }
 
@@ -120,8 +120,8 @@ fn kind(minted: &MintDatabaseTokenResponse) -> &'static str {
     }
 }
 
-fn to_json(minted: &MintDatabaseTokenResponse, hidden: bool) -> Value {
-    let credential = minted.credential.as_ref().filter(|_| !hidden).map(|credential| match credential {
+fn to_json(minted: &MintDatabaseTokenResponse) -> Value {
+    let credential = minted.credential.as_ref().map(|credential| match credential {
         Credential::Password(password) => json!({ "password": password.password }),
         Credential::Certificate(pair) => {
             json!({ "certificate_chain_pem": pair.certificate_chain_pem, "private_key_pem": pair.private_key_pem })

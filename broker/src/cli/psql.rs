@@ -1,6 +1,6 @@
 //! psql with a minted credential, which is over when psql is.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -45,6 +45,9 @@ async fn session(minted: &MintDatabaseTokenResponse, arguments: &[String]) -> Re
     let connection = minted.connection.clone().unwrap_or_default();
     let variables = variables(minted, &connection, files.path())?;
     let mut command = Command::new("psql");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| leads_elsewhere(name)) {
+        command.env_remove(name);
+    }
     command.args(arguments).envs(variables);
     let mut psql = match Child::start(&mut command) {
         Ok(psql) => psql,
@@ -61,6 +64,12 @@ async fn session(minted: &MintDatabaseTokenResponse, arguments: &[String]) -> Re
     }
 }
 
+/// What would change where the credential goes, or how it is protected on the way: all of libpq's but how things are shown.
+fn leads_elsewhere(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("PG") && !["PGAPPNAME", "PGCLIENTENCODING", "PGDATESTYLE", "PGTZ", "PGGEQO"].contains(&&*name)
+}
+
 /// What libpq takes from its environment.
 fn variables(
     minted: &MintDatabaseTokenResponse,
@@ -72,12 +81,14 @@ fn variables(
     }
     let mut variables: Vec<(&'static str, OsString)> = Vec::new();
     // libpq verifies the name that it was told to connect to.
-    if connection.tls_server_name.is_empty() {
-        variables.push(("PGHOST", connection.host.clone().into()));
+    let host = if connection.tls_server_name.is_empty() {
+        &connection.host
     } else {
-        variables.push(("PGHOST", connection.tls_server_name.clone().into()));
         variables.push(("PGHOSTADDR", connection.host.clone().into()));
-    }
+        &connection.tls_server_name
+    };
+    variables.push(("PGHOST", host.into()));
+    let here = [host.as_str(), &connection.port.to_string(), "*", &minted.user].map(escaped);
     variables.push(("PGPORT", connection.port.to_string().into()));
     variables.push(("PGUSER", minted.user.clone().into()));
     if !connection.database.is_empty() {
@@ -96,10 +107,10 @@ fn variables(
     }
     match &minted.credential {
         Some(Credential::Password(password)) => {
-            variables.push(("PGPASSFILE", passfile(files, &password.password)?.into()));
+            variables.push(("PGPASSFILE", passfile(files, &here, &password.password)?.into()));
         }
         Some(Credential::AccessToken(token)) if token.usage() == AccessTokenUsage::Password => {
-            variables.push(("PGPASSFILE", passfile(files, &token.access_token)?.into()));
+            variables.push(("PGPASSFILE", passfile(files, &here, &token.access_token)?.into()));
         }
         Some(Credential::Certificate(pair)) => {
             variables.push(("PGSSLCERT", private(files, "user.pem", &pair.certificate_chain_pem)?.into()));
@@ -112,9 +123,13 @@ fn variables(
     Ok(variables)
 }
 
-fn passfile(files: &Path, password: &str) -> Result<PathBuf, Complaint> {
-    let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
-    private(files, "passfile", &format!("*:*:*:*:{escaped}\n"))
+/// For this server and this user alone, wherever psql is told to connect later.
+fn passfile(files: &Path, here: &[String; 4], password: &str) -> Result<PathBuf, Complaint> {
+    private(files, "passfile", &format!("{}:{}\n", here.join(":"), escaped(password)))
+}
+
+fn escaped(field: &str) -> String {
+    field.replace('\\', "\\\\").replace(':', "\\:")
 }
 
 fn private(files: &Path, name: &str, content: &str) -> Result<PathBuf, Complaint> {
@@ -146,7 +161,7 @@ mod tests {
         assert_eq!((value("PGHOST"), value("PGHOSTADDR")), (Some("db.internal"), Some("10.0.0.1")));
         assert_eq!((value("PGSSLMODE"), value("PGSSLROOTCERT")), (Some("verify-full"), Some("system")));
         let passfile = value("PGPASSFILE").unwrap();
-        assert_eq!(std::fs::read_to_string(passfile).unwrap(), "*:*:*:*:a\\:b\\\\c\n");
+        assert_eq!(std::fs::read_to_string(passfile).unwrap(), "db.internal:5432:*:kf_1:a\\:b\\\\c\n");
         assert!(variables.iter().all(|(_, value)| !value.to_str().unwrap().contains("a:b")));
         connection.set_engine(DatabaseEngine::Mysql);
         assert!(super::variables(&minted, &connection, files.path()).is_err());

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::process::getuid;
 use tokio::process::Command;
@@ -15,6 +16,9 @@ use super::following::Following;
 use super::serve::Signals;
 use super::template::Template;
 use super::{Complaint, say, say_error};
+
+/// Before what went wrong is tried again.
+const AGAIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -55,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
             .await
             .map_err(|failure| locate(failure, &outputs))?;
         if args.once {
-            args.render(&outputs, &mut following).await?;
+            args.render(&outputs, &mut following, &mut false).await?;
             return Ok(ExitCode::SUCCESS);
         }
         let mut signals = Signals::listen()?;
@@ -82,17 +86,26 @@ impl Args {
 
     /// What goes wrong the first time ends it.
     async fn keep(&self, outputs: &[Output], following: &mut Following) -> Result<(), Complaint> {
-        self.render(outputs, following).await?;
+        let mut owed = false;
+        self.render(outputs, following, &mut owed).await?;
+        let mut failing = false;
         loop {
-            following.changed().await;
-            if let Err(error) = self.render(outputs, following).await {
+            if failing {
+                // What went wrong is tried again, whether or not something changes.
+                let _ = tokio::time::timeout(AGAIN, following.changed()).await;
+            } else {
+                following.changed().await;
+            }
+            let done = self.render(outputs, following, &mut owed).await;
+            failing = done.is_err();
+            if let Err(error) = done {
                 say_error(&error.to_string());
             }
         }
     }
 
-    /// Nothing is written before all could be rendered.
-    async fn render(&self, outputs: &[Output], following: &mut Following) -> Result<(), Complaint> {
+    /// Nothing is written before all could be rendered. `owed`: a file was replaced, and the command has not heard of it.
+    async fn render(&self, outputs: &[Output], following: &mut Following, owed: &mut bool) -> Result<(), Complaint> {
         let mut rendered = Vec::new();
         for output in outputs {
             let text = output.template.render(following.current());
@@ -100,17 +113,20 @@ impl Args {
             rendered.push(text.map_err(mistaken)?);
         }
         let placement = Placement { mode: self.mode, owner: self.owner };
-        let mut changed = false;
         for (output, content) in outputs.iter().zip(&rendered) {
             let target = output.target.as_path();
             let place = placement.put(target, content);
             if place.map_err(|error| format!("cannot write {}: {error}", target.display()))? {
-                changed = true;
+                *owed = true;
                 say(&format!("wrote {}", target.display()));
             }
         }
+        if *owed {
+            self.tell().await?;
+            *owed = false;
+        }
         following.acknowledge();
-        if changed { self.tell().await } else { Ok(()) }
+        Ok(())
     }
 
     async fn tell(&self) -> Result<(), Complaint> {

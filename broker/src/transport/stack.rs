@@ -206,11 +206,8 @@ impl Layers {
         };
         let work = pin!(AssertUnwindSafe(self.authenticated(speech, method, request, draft)).catch_unwind());
         let outcome = match deadline {
-            Some(Duration::ZERO) => Ok(Err(too_late(Duration::ZERO))),
-            Some(deadline) => {
-                tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Ok(Err(too_late(deadline))))
-            }
-            None => work.await,
+            Duration::ZERO => Ok(Err(too_late(deadline))),
+            deadline => tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Ok(Err(too_late(deadline)))),
         };
         match outcome {
             Ok(Ok(response)) => response,
@@ -259,12 +256,12 @@ impl Layers {
         Ok(response)
     }
 
-    /// The client's, within ours. A stream ends when its client or its credential does.
-    fn deadline(&self, speech: Speech, method: &Method, headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+    /// The client's, within ours. A stream's is to its opening, since until then it takes a place of the calls'; once open, it
+    /// ends when its client or its credential does.
+    fn deadline(&self, speech: Speech, method: &Method, headers: &HeaderMap) -> Result<Duration, Failure> {
         match speech.timeout(headers)? {
-            _ if method.streams => Ok(None),
-            Some(asked) => Ok(Some(asked.min(self.maximum_deadline))),
-            None => Ok(Some(self.default_deadline)),
+            Some(asked) if !method.streams => Ok(asked.min(self.maximum_deadline)),
+            Some(_) | None => Ok(self.default_deadline),
         }
     }
 

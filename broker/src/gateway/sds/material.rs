@@ -79,7 +79,10 @@ fn blocks(text: &SecretBytes, label: &str) -> SecretBytes {
             let label_of = trimmed.strip_prefix(edge.as_bytes()).and_then(|rest| rest.strip_suffix(b"-----"));
             label_of.is_some_and(|found| found.ends_with(label.as_bytes()))
         };
-        is_inside |= is("-----BEGIN ");
+        if line.trim_ascii().starts_with(b"-----BEGIN ") {
+            // A block whose end was lost must not take another one along.
+            is_inside = is("-----BEGIN ");
+        }
         if is_inside {
             found.extend_from_slice(line);
         }

@@ -15,7 +15,7 @@ use super::super::call::{Call, unrecorded};
 use super::follower::Follower;
 use super::messages::{Asked, Names, Published, check_type, version_info};
 use super::offers::{Judged, Offer};
-use super::{EnvoyRpc, check_count};
+use super::{EnvoyRpc, check_count, check_lengths};
 use crate::audit::{Decision, Receipt, Record};
 use crate::digest::Digest;
 use crate::error::{Failure, Reason};
@@ -158,6 +158,10 @@ impl Conversation {
 
     fn hear(&mut self, asked: Asked) -> Result<(), Failure> {
         check_type(&asked.type_url)?;
+        match &asked.names {
+            Names::All(names) => check_lengths(names)?,
+            Names::Changed { more, less } => check_lengths(more.iter().chain(less))?,
+        }
         if self.node.is_empty() {
             self.node = asked.node;
         }

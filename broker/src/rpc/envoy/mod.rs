@@ -24,6 +24,7 @@ use crate::rotation::watch::Watches;
 
 /// Resources that one stream, or one call, may ask for.
 const MAX_NAMES: usize = 100;
+const MAX_NAME: usize = 256;
 
 /// The service, on the resources that are declared and the log that tells of changes.
 #[derive(Clone, Debug)]
@@ -68,6 +69,7 @@ impl SecretDiscoveryService for EnvoyRpc {
         answer(request, |call, DiscoveryRequest { resource_names, type_url, .. }| async move {
             check_type(&type_url)?;
             check_count(resource_names.len())?;
+            check_lengths(&resource_names)?;
             call.draft.note(|record| record.resource = Some(resource_names.join(" ").into()));
             let mut offers = Vec::with_capacity(resource_names.len());
             for name in &resource_names {
@@ -107,6 +109,15 @@ fn check_count(count: usize) -> Result<(), Failure> {
         return Ok(());
     }
     let description = format!("has {count} entries; ask for at most {MAX_NAMES} by one stream");
+    Err(Failure::bad_field(Reason::InvalidArgument, "resource_names", description))
+}
+
+/// A stream keeps what it is asked for, also where there is no such resource.
+fn check_lengths<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(), Failure> {
+    if names.into_iter().all(|name| name.len() <= MAX_NAME) {
+        return Ok(());
+    }
+    let description = format!("has a name of more than {MAX_NAME} bytes, which no resource has");
     Err(Failure::bad_field(Reason::InvalidArgument, "resource_names", description))
 }
 
