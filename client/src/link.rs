@@ -40,6 +40,8 @@ struct Shared {
 struct Current {
     channel: Channel,
     stamps: Vec<Option<Stamp>>,
+    /// What could not be used, and was complained of. It is tried again: rights may change without the file.
+    refused: Vec<Option<Stamp>>,
     looked: Instant,
 }
 
@@ -70,7 +72,7 @@ impl Link {
             .keep_alive_while_idle(true);
         let channel = endpoint.connect_with_connector_lazy(dialer.clone());
         let bearer = options.token.clone().map(Bearer::new).transpose()?;
-        let current = Mutex::new(Current { channel, stamps, looked: Instant::now() });
+        let current = Mutex::new(Current { channel, stamps, refused: Vec::new(), looked: Instant::now() });
         Ok(Self(Arc::new(Shared { endpoint, files, bearer, dialer, current })))
     }
 
@@ -93,8 +95,7 @@ impl Link {
             current.looked = now;
             let stamps = self.0.files.stamps();
             if stamps != current.stamps {
-                current.stamps = stamps;
-                self.replace(&mut current);
+                self.replace(&mut current, stamps);
             }
         }
         current.channel.clone()
@@ -104,18 +105,23 @@ impl Link {
         self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn replace(&self, current: &mut Current) {
+    fn replace(&self, current: &mut Current, stamps: Vec<Option<Stamp>>) {
         match self.0.files.load() {
             Ok(config) => {
                 self.0.dialer.use_from_now_on(config);
+                current.stamps = stamps;
                 current.channel = self.0.endpoint.connect_with_connector_lazy(self.0.dialer.clone());
                 tracing::info!("certificate files have changed and are used from now on");
             }
             // One file of a pair may have been written before the other; the next change is looked at again.
-            Err(error) => tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "changed certificate files cannot be used; the ones before stay in use"
-            ),
+            Err(_) if current.refused == stamps => {}
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "changed certificate files cannot be used; the ones before stay in use"
+                );
+                current.refused = stamps;
+            }
         }
     }
 }

@@ -264,7 +264,10 @@ fn itself(page: &mut Html, status: &BrokerStatus, now: i64) {
     let mut facts = Facts::begin(page, "itself", "Audit, state, policy, certificate");
     if let Some(AuditStatus { health, sequence, commit_time, pending_count, .. }) = &status.audit {
         facts.health("audit log", *health);
-        facts.plain("audit records", format_args!("{sequence}, the last {}", Since(commit_time.as_ref(), now)));
+        facts.plain("audit records", sequence);
+        if commit_time.is_some() {
+            facts.plain("the last one", Since(commit_time.as_ref(), now));
+        }
         facts.plain("waiting to be written", pending_count);
     }
     if let Some(StateStatus { health, backend, revision, nodes, leader, quarantined_count, .. }) = &status.state {
@@ -288,8 +291,8 @@ fn itself(page: &mut Html, status: &BrokerStatus, now: i64) {
         facts.plain("certificate ends in", Until(tls.certificate_not_after_time.as_ref(), now));
     }
     for issuer in &status.issuers {
-        facts.health("keys of an issuer", issuer.keys.as_ref().map_or(0, |keys| keys.health));
-        facts.plain("of", format_args!("{}, {} keys", issuer.name, issuer.key_count));
+        let health = issuer.keys.as_ref().map_or(0, |keys| keys.health);
+        facts.marked("keys of an issuer", class(health), format_args!("{}: {}", issuer.name, word(health)));
     }
     facts.end();
 }
@@ -327,8 +330,9 @@ impl<'a> Table<'a> {
     }
 
     fn marked(&mut self, class: &'static str, text: impl Display) {
+        let text = text.to_string();
         self.open();
-        self.page.within("span", class, text);
+        self.page.within("span", class, if text.is_empty() { "—" } else { &text });
         self.page.raw("</td>");
     }
 
@@ -356,7 +360,7 @@ impl<'a> Table<'a> {
 
     fn end(self, nothing: &'static str) {
         if self.rows == 0 {
-            self.page.raw("<tr><td>");
+            self.page.raw("<tr><td class=\"nothing\">");
             self.page.raw(nothing);
             self.page.raw("</td>");
         }

@@ -126,10 +126,14 @@ async fn a_change_whose_answer_is_lost_is_made_once() {
         ..options(&broker, &broker.operator)
     };
     let client = Client::connect(cut).await.unwrap();
+    let versions_by = ListSecretVersionsRequest { parent: SECRET.into(), ..Default::default() };
+    // What a broker says first on a connection must not be what is swallowed.
+    client.call(versions_by.clone()).await.unwrap_err();
     proxy.mood().send_replace(Mood::SwallowingAnswers);
     let adding = tokio::spawn(async move { client.call(addition("one")).await });
-    let versions = || direct.call(ListSecretVersionsRequest { parent: SECRET.into(), ..Default::default() });
+    let versions = || direct.call(versions_by.clone());
     while versions().await.is_err() {
+        assert!(!adding.is_finished(), "it was given up before it was made");
         tokio::task::yield_now().await;
     }
     assert!(!adding.is_finished());

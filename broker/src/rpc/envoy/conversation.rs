@@ -27,6 +27,8 @@ use crate::status::ReasonExt as _;
 
 /// How often a stream looks at what nobody tells it of: policies, and a store that was out.
 const TICK: Duration = Duration::from_secs(5);
+/// Ticks that a response may go unanswered; Envoy answers at once.
+const PATIENCE: u32 = 12;
 /// Changes of the log looked at in one go.
 const READ: usize = 64;
 
@@ -42,6 +44,8 @@ pub(super) struct Conversation {
     due: BTreeSet<String>,
     /// The last response, until it is answered. No other is sent meanwhile: what changes is gathered.
     unanswered: Option<Vec<Sent>>,
+    /// For so many ticks.
+    waiting: u32,
     /// Of the last response; they count from 1.
     nonce: u64,
     head: watch::Receiver<Option<Position>>,
@@ -114,6 +118,7 @@ impl Conversation {
             wanted: BTreeMap::new(),
             due: BTreeSet::new(),
             unanswered: None,
+            waiting: 0,
             nonce: 0,
             head,
             at,
@@ -151,7 +156,7 @@ impl Conversation {
                 },
                 // A log that has ended stops telling; whoever stops the broker ends the stream.
                 Ok(()) = self.head.changed() => self.read_log(),
-                _ = self.tick.tick() => self.look_around(),
+                _ = self.tick.tick() => self.look_around()?,
             }
         }
     }
@@ -294,6 +299,7 @@ impl Conversation {
         });
         let version = version_info(has);
         self.unanswered = Some(sent);
+        self.waiting = 0;
         Published { nonce: self.nonce.to_string(), version, resources }
     }
 
@@ -316,8 +322,16 @@ impl Conversation {
         }
     }
 
-    fn look_around(&mut self) {
+    fn look_around(&mut self) -> Result<(), Failure> {
         self.follower.retry();
+        if self.unanswered.is_some() {
+            self.waiting += 1;
+            if self.waiting > PATIENCE {
+                let message = "the last response was neither accepted nor refused for a minute, and nothing is judged meanwhile; \
+                               connect anew";
+                return Err(Failure::new(Reason::DeadlineExceeded, message));
+            }
+        }
         let policies = self.call.gate.policies().current().hash();
         if policies != self.policies {
             self.policies = policies;
@@ -325,6 +339,7 @@ impl Conversation {
         }
         let failing = self.wanted.iter().filter(|(_, wanted)| wanted.trouble.is_some());
         self.due.extend(failing.map(|(name, _)| name.clone()));
+        Ok(())
     }
 
     fn look_at(&mut self, secret: &SecretName) {
