@@ -161,9 +161,12 @@ fn a_profile_says_who_and_where_and_what_is_said_besides_goes_before_it() {
     fs::create_dir_all(profile.parent().unwrap()).unwrap();
     let port = stage.broker.broker.grpc_address().port();
     let text = format!(
-        "server = \"https://127.0.0.1:{port}\"\nca = \"../ca.pem\"\ncert = \"../client.pem\"\nkey = \"../client.key\"\n"
+        "server = \"https://127.0.0.1:{port}\"\nca = \"ca.pem\"\ncert = \"client.pem\"\nkey = \"client.key\"\n"
     );
-    fs::write(&profile, text).unwrap();
+    fs::write(&profile, &text).unwrap();
+    for file in ["ca.pem", "client.pem", "client.key"] {
+        fs::copy(stage.broker.path().join(file), profile.with_file_name(file)).unwrap();
+    }
     let run = |mode: u32, variables: &[(&str, &str)]| {
         fs::set_permissions(&profile, fs::Permissions::from_mode(mode)).unwrap();
         let mut command = std::process::Command::new(keyferry_tests::process::keyferry());
@@ -177,6 +180,8 @@ fn a_profile_says_who_and_where_and_what_is_said_besides_goes_before_it() {
     run(0o620, &[]).failed(2, "no broker");
     run(0o600, &[("KEYFERRY_TOKEN_FILE", "/absent")]).failed(2, "no broker");
     run(0o600, &[("KEYFERRY_PROFILE", "/absent")]).failed(2, "profile /absent");
+    fs::write(&profile, text.replace("\"ca.pem", "\"../ca.pem")).unwrap();
+    run(0o600, &[]).failed(2, "name it with --profile");
 }
 
 #[test]
