@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::reload::eventually;
 
-const RESOURCES: &str = r#"
+pub(crate) const RESOURCES: &str = r#"
 [envoy.edge-certificate]
 kind = "tls-certificate"
 secret = "stores/local/secrets/edge"

@@ -16,24 +16,10 @@ use keyferry_tests::process::{Process, keyferry};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use crate::envoy::{bundle, request, upstream};
+use crate::envoy::{RESOURCES, bundle, request, upstream};
 use crate::exec_command::Running;
 use crate::languages::{Client, LANGUAGES, ROTATED, all_told, build, connect, rotate};
 use crate::reload::eventually;
-
-const RESOURCES: &str = r#"
-[envoy.edge-certificate]
-kind = "tls-certificate"
-secret = "stores/local/secrets/edge"
-
-[envoy.client-ca]
-kind = "validation-context"
-secret = "stores/local/secrets/clients"
-
-[envoy.upstream-key]
-kind = "generic"
-secret = "stores/local/secrets/db-password"
-"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotation_reaches_everybody_in_their_own_way() {
@@ -123,7 +109,7 @@ fn broker(directory: &Path) -> Process {
     let ports = ["--listen", "--web", "--admin"].map(|port| [port, "127.0.0.1:0"]);
     Process::start(Command::new(keyferry()).arg("dev").args(ports.as_flattened()).arg("--dir").arg(directory)).kill();
     let mut configuration = fs::File::options().append(true).open(directory.join("keyferry.toml")).unwrap();
-    configuration.write_all(RESOURCES.as_bytes()).unwrap();
+    configuration.write_all(RESOURCES.replace("secrets/key", "secrets/db-password").as_bytes()).unwrap();
     Process::serve(directory)
 }
 

@@ -11,4 +11,4 @@ mod status_page;
 pub use overview::{Overview, RotationRow, RunRow, SubscriberRow, TargetRow};
 pub use pages::Pages;
 pub use plain::Admin;
-pub use secured::{Door, limits};
+pub use secured::{Door, Guard, limits};

@@ -42,30 +42,24 @@ pub fn limits(all: &Limits) -> Limits {
 
 /// The service under every connection of the port.
 #[derive(Clone, Debug)]
-pub struct Door(Arc<Inner>);
+pub struct Door(Arc<Guard>);
 
+/// What it asks before it shows a page.
 #[derive(Debug)]
-struct Inner {
-    pages: Pages,
-    authenticator: Arc<Authenticator>,
-    gate: Arc<Gate>,
-    log: Log,
-    clock: SharedClock,
-    request_ids: RequestIds,
-    deadline: Duration,
+pub struct Guard {
+    pub pages: Pages,
+    pub authenticator: Arc<Authenticator>,
+    pub gate: Arc<Gate>,
+    pub log: Log,
+    pub clock: SharedClock,
+    pub request_ids: RequestIds,
+    /// For a token's issuer to be heard.
+    pub deadline: Duration,
 }
 
 impl Door {
-    pub fn new(
-        pages: Pages,
-        authenticator: Arc<Authenticator>,
-        gate: Arc<Gate>,
-        log: Log,
-        clock: SharedClock,
-        request_ids: RequestIds,
-        deadline: Duration,
-    ) -> Self {
-        Self(Arc::new(Inner { pages, authenticator, gate, log, clock, request_ids, deadline }))
+    pub fn new(guard: Guard) -> Self {
+        Self(Arc::new(guard))
     }
 }
 
@@ -84,7 +78,7 @@ impl tower::Service<Request<Incoming>> for Door {
     }
 }
 
-impl Inner {
+impl Guard {
     async fn answer(&self, request: &Request<Incoming>) -> Answer {
         if Pages::is_probe(request.uri().path()) {
             return self.pages.answer(request);

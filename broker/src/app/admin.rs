@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use super::{Background, Parts, StartError, bind, serving};
-use crate::admin::{self, Admin, Door, Pages};
+use crate::admin::{self, Admin, Door, Guard, Pages};
 use crate::clock::SharedClock;
 use crate::config::ListenSettings;
 use crate::identity::Authenticator;
@@ -57,15 +57,15 @@ impl AdminPort {
         let stats = Arc::clone(tls.stats());
         metrics.register(move |out| report::connections("admin", &stats, out));
         background.spawn(Arc::clone(&tls).watch(background.stop.clone()));
-        let door = Door::new(
+        let door = Door::new(Guard {
             pages,
-            Arc::clone(authenticator),
-            Arc::clone(&parts.gate),
-            parts.log.clone(),
-            Arc::clone(&parts.clock),
-            RequestIds::new()?,
-            limits.default_deadline,
-        );
+            authenticator: Arc::clone(authenticator),
+            gate: Arc::clone(&parts.gate),
+            log: parts.log.clone(),
+            clock: Arc::clone(&parts.clock),
+            request_ids: RequestIds::new()?,
+            deadline: limits.default_deadline,
+        });
         let (limits, held) = (admin::limits(limits), parts.drain.clone());
         let ended = async move { serve(self.listener, tls, &limits, door, held).await };
         background.tasks.spawn(serving("admin", ended, parts.drain.clone()));
