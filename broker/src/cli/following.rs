@@ -73,10 +73,11 @@ impl Following {
             if self.read_due().await {
                 return;
             }
-            if !self.due.is_empty() {
-                continue;
+            // What cannot be read now is tried again soon, and keeps nobody from hearing of the others.
+            let pause = if self.due.is_empty() { LOOK } else { AGAIN };
+            if self.due.is_empty() {
+                self.send_acknowledgement().await;
             }
-            self.send_acknowledgement().await;
             tokio::select! {
                 told = self.watch.next() => match told {
                     Ok(told) => self.note(&told),
@@ -86,7 +87,7 @@ impl Following {
                         self.look_at_all();
                     }
                 },
-                () = sleep(LOOK) => self.look_at_all(),
+                () = sleep(pause) => if self.due.is_empty() { self.look_at_all() },
             }
         }
     }
@@ -148,7 +149,6 @@ impl Following {
     /// Whether one that was read is another version than before.
     async fn read_due(&mut self) -> bool {
         let due: Vec<_> = self.due.iter().map(|(name, since)| (name.clone(), since.clone())).collect();
-        let mut failing = false;
         for (name, since) in due {
             let mut read = Read::of(&name);
             if let Some((revision, epoch)) = since {
@@ -161,16 +161,12 @@ impl Following {
                     self.is_new |= before.as_ref().map(|secret| &secret.version) != after;
                     self.due.remove(&name);
                 }
-                // One that cannot be read now keeps no other waiting.
-                Err(error) if error.is_passing() => failing = true,
+                Err(error) if error.is_passing() => {}
                 Err(error) => {
                     say_error(&format!("{name} stays as it is: {}", Failure::from(error)));
                     self.due.remove(&name);
                 }
             }
-        }
-        if failing && !self.is_new {
-            sleep(AGAIN).await;
         }
         std::mem::take(&mut self.is_new)
     }
