@@ -6,13 +6,14 @@
 #![allow(clippy::disallowed_methods, reason = "the real time is what is measured")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a benchmark may stop at the first surprise")]
 
-use std::error::Error;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use keyferry_benches::Outcome;
+use keyferry_benches::processor::{on_one_core, processor_time};
 use keyferry_proto::v1::secret_service_client::SecretServiceClient;
 use keyferry_proto::v1::token_service_client::TokenServiceClient;
 use keyferry_proto::v1::token_service_server::{TokenService, TokenServiceServer};
@@ -54,8 +55,6 @@ audience = "orders"
 user = "app"
 "#;
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -83,10 +82,10 @@ fn measure(keyferry: &Path) -> Outcome<bool> {
         prepare(directory.path(), &ca, CONFIGURATION);
         let operator = ca.client("operator");
         let broker =
-            Process::start(one_core(keyferry).args(["serve", "--config"]).arg(directory.path().join("keyferry.toml")));
+            Process::start(on_one_core(keyferry).args(["serve", "--config"]).arg(directory.path().join("keyferry.toml")));
         let ours = Target { port: broker.grpc().port(), process: broker.id(), ca: &ca, operator: &operator };
         ours.store_key().await?;
-        let mut bare = one_core(&std::env::current_exe()?);
+        let mut bare = on_one_core(&std::env::current_exe()?);
         let mut bare = Bare(bare.arg("--echo").arg(directory.path()).stdout(Stdio::piped()).spawn()?);
         let mut port = String::new();
         BufReader::new(bare.0.stdout.take().ok_or("no output")?).read_line(&mut port)?;
@@ -127,12 +126,6 @@ fn signature_alone() -> Outcome<f64> {
         best = best.min(begun.elapsed());
     }
     Ok((best / AT_ONCE).as_secs_f64())
-}
-
-fn one_core(program: &Path) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["--cpu-list", "0"]).arg(program);
-    command
 }
 
 struct Target<'a> {
@@ -186,15 +179,6 @@ impl Target<'_> {
         }
         Ok(f64::from(all) / (processor_time(self.process)? - spent))
     }
-}
-
-/// In seconds, of all threads.
-fn processor_time(process: u32) -> Outcome<f64> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // After the name in parentheses: the 12th and 13th are user and system time, in ticks.
-    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    let ticks = fields.map(str::parse::<u32>).sum::<Result<u32, _>>()?;
-    Ok(f64::from(ticks) / rustix::param::clock_ticks_per_second() as f64)
 }
 
 fn request_of_one() -> MintDatabaseTokenRequest {

@@ -1,11 +1,12 @@
 //! What a process occupies, as its kernel tells.
 
-use std::error::Error;
 use std::fs;
+
+use crate::Outcome;
 
 /// In KiB, of a process.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Memory {
+pub struct Memory {
     resident: u64,
     /// The most that was ever resident.
     peak: u64,
@@ -16,10 +17,10 @@ pub(crate) struct Memory {
     private: Option<u64>,
 }
 
-pub(crate) const RESIDENT: &str = "resident";
+pub const RESIDENT: &str = "resident";
 
 /// The highest of each, in KiB; `None` where a kernel keeps it from us.
-pub(crate) fn highest(of: &[Memory]) -> [(&'static str, Option<u64>); 5] {
+pub fn highest(of: &[Memory]) -> [(&'static str, Option<u64>); 5] {
     let highest = |field: fn(&Memory) -> Option<u64>| of.iter().filter_map(field).max();
     [
         (RESIDENT, highest(|memory| Some(memory.resident))),
@@ -31,7 +32,12 @@ pub(crate) fn highest(of: &[Memory]) -> [(&'static str, Option<u64>); 5] {
 }
 
 impl Memory {
-    pub(crate) fn of(process: u32) -> Result<Self, Box<dyn Error + Send + Sync>> {
+    /// In KiB.
+    pub fn resident(&self) -> u64 {
+        self.resident
+    }
+
+    pub fn of(process: u32) -> Outcome<Self> {
         let status = fs::read_to_string(format!("/proc/{process}/status"))?;
         // The broker is not dumpable, which keeps this one from all but root.
         let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();

@@ -4,15 +4,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output is for its reader")]
 #![allow(clippy::disallowed_methods, reason = "the real time is what is measured")]
 
-mod memory;
-
-use std::error::Error;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use keyferry_benches::Outcome;
+use keyferry_benches::memory::{Memory, RESIDENT, highest};
 use keyferry_proto::v1::secret_service_client::SecretServiceClient;
 use keyferry_proto::v1::{AddSecretVersionRequest, GetSecretRequest};
 use keyferry_tests::broker::{endpoint, prepare};
@@ -20,8 +19,6 @@ use keyferry_tests::pki::Ca;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
-
-use crate::memory::{Memory, RESIDENT, highest};
 
 const STARTS: usize = 20;
 /// Bars of the project: the median start, and the highest resident memory.
@@ -32,8 +29,6 @@ const SECRET: &str = "stores/local/secrets/first";
 /// After this long without an answer the broker counts as broken.
 const PATIENCE: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(1);
-
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();

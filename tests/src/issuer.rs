@@ -53,8 +53,12 @@ impl Issuer {
 
     /// Bound to the certificate with this DER (RFC 8705).
     pub fn bound_token(&self, sub: &str, certificate: &[u8]) -> String {
-        let thumbprint = URL_SAFE_NO_PAD.encode(Digest::of(certificate).0);
-        self.token(sub, &json!({ "cnf": { "x5t#S256": thumbprint } }))
+        self.token(sub, &Self::binding(certificate))
+    }
+
+    /// The claim that binds a token to the certificate with this DER.
+    pub fn binding(certificate: &[u8]) -> Value {
+        json!({ "cnf": { "x5t#S256": URL_SAFE_NO_PAD.encode(Digest::of(certificate).0) } })
     }
 
     fn jwk(&self) -> Value {

@@ -6,6 +6,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use keyferry_benches::Outcome;
+use keyferry_benches::memory::{Memory, RESIDENT, highest};
 use keyferry_broker::clock::{Clock as _, SystemClock};
 use keyferry_broker::databases::UserName;
 use keyferry_broker::databases::leases::{LEASES, Lease, Stage};
@@ -21,8 +23,7 @@ use keyferry_tests::process::Process;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use crate::memory::{Memory, RESIDENT, highest};
-use crate::{CLIENTS, Outcome, rate_of, row};
+use crate::{CLIENTS, rate_of, row};
 
 const LEASE_COUNT: usize = 100_000;
 const RESTARTS: usize = 3;

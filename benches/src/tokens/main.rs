@@ -7,16 +7,14 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a benchmark may stop at the first surprise")]
 
 mod keyferry;
-#[path = "../memory.rs"]
-mod memory;
 mod openbao;
 mod pgbench;
 
-use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use keyferry_benches::Outcome;
 use keyferry_tests::pki::Ca;
 use keyferry_tests::postgres::Cluster;
 
@@ -26,8 +24,6 @@ const ROUND: Duration = Duration::from_secs(10);
 /// Bars of the project.
 const OF_PGBENCH: f64 = 0.8;
 const OF_OPENBAO: f64 = 2.0;
-
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -5,13 +5,14 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use keyferry_benches::Outcome;
 use keyferry_tests::pki::Ca;
 use keyferry_tests::postgres::Cluster;
 use reqwest::{Certificate, Client, Method};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{CLIENTS, Outcome, rate_of};
+use crate::{CLIENTS, rate_of};
 
 const STATEMENTS: &str = r#"CREATE ROLE "{{name}}" LOGIN CONNECTION LIMIT 10 PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE "orders_read"; COMMENT ON ROLE "{{name}}" IS 'made for somebody';"#;
 

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use keyferry_benches::Outcome;
 use keyferry_tests::postgres::Cluster;
 
-use crate::{CLIENTS, Outcome, ROUND};
+use crate::{CLIENTS, ROUND};
 
 /// As the broker sends them: together, and so as one transaction.
 const SCRIPT: &str = r#"
