@@ -4,6 +4,7 @@
 
 pub mod load;
 pub mod memory;
+pub mod openbao;
 pub mod processor;
 
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

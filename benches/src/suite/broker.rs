@@ -16,6 +16,8 @@ use keyferry_tests::pki::{Ca, Issued};
 use keyferry_tests::process::Process;
 use prost::Message as _;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tonic::Status;
 
 pub(crate) const PAYLOAD: [u8; 1024] = [0xa5; 1024];
 const SECRET: &str = "stores/local/secrets/orders-db-password";
@@ -23,6 +25,8 @@ const PATH: &str = "/keyferry.v1.SecretService/GetSecret";
 const POLICIES: usize = 100;
 /// Longer than any measurement.
 const TOKEN_LIFE: u64 = 12 * 3600;
+/// How many tokens are presented at once.
+const PRESENTERS: usize = 64;
 
 /// Files that a server needs, and who calls it.
 pub(crate) struct World {
@@ -61,13 +65,20 @@ impl World {
             protocol: Protocol::Http2,
         };
         let message = request().encode_to_vec();
-        Load::open(&server, &Request::grpc(PATH, &message, Some(&self.token("client")), PAYLOAD.len()), connections)
+        Load::open(&server, &Request::grpc(PATH, &message, Some(&self.token("client", "")), PAYLOAD.len()), connections)
     }
 
-    fn token(&self, subject: &str) -> String {
+    fn request(&self, subject: &str, id: &str) -> Outcome<tonic::Request<GetSecretRequest>> {
+        let mut request = tonic::Request::new(request());
+        request.metadata_mut().insert("authorization", format!("Bearer {}", self.token(subject, id)).parse()?);
+        Ok(request)
+    }
+
+    fn token(&self, subject: &str, id: &str) -> String {
         let expires = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_secs() + TOKEN_LIFE;
         let mut claims = Issuer::binding(&self.client.der);
         claims["exp"] = expires.into();
+        claims["jti"] = id.into();
         self.issuer.token(subject, &claims)
     }
 }
@@ -101,15 +112,11 @@ impl Broker {
             .add_secret_version(added)
             .await?;
         let mut reader = SecretServiceClient::new(connect(&world.client).connect().await?);
-        let with_token = |subject: &str| -> Outcome<tonic::Request<GetSecretRequest>> {
-            let mut request = tonic::Request::new(request());
-            request.metadata_mut().insert("authorization", format!("Bearer {}", world.token(subject)).parse()?);
-            Ok(request)
-        };
-        if reader.get_secret(with_token("client")?).await?.into_inner().payload != &PAYLOAD[..] {
+        if reader.get_secret(world.request("client", "")?).await?.into_inner().payload != PAYLOAD[..] {
             return Err("the broker answers with something else".into());
         }
-        if reader.get_secret(request()).await.is_ok() || reader.get_secret(with_token("another")?).await.is_ok() {
+        if reader.get_secret(request()).await.is_ok() || reader.get_secret(world.request("another", "")?).await.is_ok()
+        {
             return Err("the broker answers without its token".into());
         }
         Ok(())
@@ -117,6 +124,27 @@ impl Broker {
 
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// A call with each token, from so many callers of so many tokens each.
+    pub(crate) fn present_tokens(&self, callers: usize, each: usize) -> Outcome<()> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+            let (port, world) = (self.process.grpc().port(), &self.world);
+            let channel = endpoint(port, world.client.client_tls(&world.ca)).connect().await?;
+            let mut calls: JoinSet<Result<(), Status>> = JoinSet::new();
+            for number in 0..callers * each {
+                if calls.len() >= PRESENTERS {
+                    calls.join_next().await.ok_or("no call")???;
+                }
+                let request = world.request(&format!("client-{}", number % callers), &number.to_string())?;
+                let mut client = SecretServiceClient::new(channel.clone());
+                calls.spawn(async move { client.get_secret(request).await.map(drop) });
+            }
+            while let Some(call) = calls.join_next().await {
+                call??;
+            }
+            Ok(())
+        })
     }
 
     pub(crate) fn load(&self, connections: usize) -> Outcome<Load> {
@@ -145,7 +173,7 @@ when { principal has certificate && principal.certificate has spiffe && principa
 permit (principal, action in [Keyferry::Action::"Read"], resource is Keyferry::Secret)
 when {{
     principal has certificate && principal.certificate has spiffe && principal.certificate.spiffe.path == "/{who}"
-    && principal has token && principal.token.subject == "{who}"
+    && principal has token && principal.token.subject like "{who}*"
     && resource.hasTag("env") && resource.getTag("env") == "prod"
 }};
 "#

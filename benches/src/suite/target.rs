@@ -6,13 +6,14 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use keyferry_benches::Outcome;
-use keyferry_benches::load::{Load, Measured, Until};
+use keyferry_benches::load::{Load, Measured, Protocol, Until};
 use keyferry_benches::memory::Memory;
 use keyferry_benches::processor::{on_one_core, processor_time};
 use keyferry_broker::audit::Mode;
 
 use crate::broker::{Broker, World};
 use crate::figure::{Figure, Phase};
+use crate::vault::Vault;
 use crate::{CONNECTIONS, IN_FLIGHT, Options};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(crate) enum Name {
     Echo,
     Broker,
     Synced,
+    OpenBao,
+    OpenBaoHttp2,
 }
 
 /// One that runs.
@@ -32,7 +35,7 @@ pub(crate) struct Target {
 }
 
 impl Name {
-    pub(crate) const ALL: [Self; 3] = [Self::Echo, Self::Broker, Self::Synced];
+    pub(crate) const ALL: [Self; 5] = [Self::Echo, Self::Broker, Self::Synced, Self::OpenBao, Self::OpenBaoHttp2];
 
     pub(crate) fn parse(text: &str) -> Outcome<Self> {
         let known = Self::ALL.into_iter().find(|name| name.as_str() == text);
@@ -44,7 +47,24 @@ impl Name {
             Self::Echo => "echo",
             Self::Broker => "broker",
             Self::Synced => "synced",
+            Self::OpenBao => "openbao",
+            Self::OpenBaoHttp2 => "openbao-h2",
         }
+    }
+
+    /// As a reader of the page knows it.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Echo => "bare echo",
+            Self::Broker => "Keyferry",
+            Self::Synced => "Keyferry, audit synced",
+            Self::OpenBao => "OpenBao, HTTP/1.1",
+            Self::OpenBaoHttp2 => "OpenBao, HTTP/2",
+        }
+    }
+
+    pub(crate) fn is_openbao(self) -> bool {
+        matches!(self, Self::OpenBao | Self::OpenBaoHttp2)
     }
 }
 
@@ -54,6 +74,9 @@ impl Target {
             Name::Echo => Self::echo(),
             Name::Broker => Self::broker(name, Mode::Written, options),
             Name::Synced => Self::broker(name, Mode::Synced, options),
+            // It has one call at a time on a connection.
+            Name::OpenBao => Self::openbao(name, Protocol::Http1, IN_FLIGHT, options),
+            Name::OpenBaoHttp2 => Self::openbao(name, Protocol::Http2, CONNECTIONS, options),
         }
     }
 
@@ -72,12 +95,21 @@ impl Target {
         Ok(Self { name, process: broker.id(), load: broker.load(CONNECTIONS)?, _running: Box::new(broker) })
     }
 
+    fn openbao(name: Name, protocol: Protocol, connections: usize, options: &Options) -> Outcome<Self> {
+        let vault = Vault::start(options.bao.as_deref().ok_or("name OpenBao's binary too")?)?;
+        Ok(Self { name, process: vault.id(), load: vault.load(protocol, connections)?, _running: Box::new(vault) })
+    }
+
+    pub(crate) fn name(&self) -> Name {
+        self.name
+    }
+
     pub(crate) fn closed(&mut self, until: Until) -> Outcome<Figure> {
         self.figure(Phase::Closed, |load| load.closed(IN_FLIGHT, until))
     }
 
-    pub(crate) fn open_loop(&mut self, rate: f64, during: Duration) -> Outcome<Figure> {
-        self.figure(Phase::Open, |load| load.open_loop(rate, during))
+    pub(crate) fn open_loop(&mut self, phase: Phase, rate: f64, during: Duration) -> Outcome<Figure> {
+        self.figure(phase, |load| load.open_loop(rate, during))
     }
 
     fn figure(&mut self, phase: Phase, measure: impl FnOnce(&mut Load) -> Outcome<Measured>) -> Outcome<Figure> {

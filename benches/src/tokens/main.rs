@@ -56,7 +56,7 @@ async fn mints(keyferry: &Path, bao: &Path) -> Outcome<bool> {
     let ca = Ca::new("bench CA");
     let database = Cluster::start_durable(&ca);
     let broker = keyferry::Broker::start(keyferry, &ca, &database)?;
-    let other = openbao::OpenBao::start(bao, &ca, &database).await?;
+    let other = openbao::Engine::start(bao, &ca, &database).await?;
     let [mut bare, mut ours, mut theirs] = [0.0; 3];
     for round in 1..=ROUNDS {
         let rates = [pgbench::rate(&database)?, broker.rate().await?, other.rate().await?];
