@@ -71,7 +71,13 @@ advisories: ## known vulnerabilities of the dependencies (fetches RustSec's data
 	@tools/install cargo-deny
 	cargo deny --locked check advisories
 
-.PHONY: bench-startup bench-micro bench-tokens bench-jwt bench-watch
+.PHONY: bench bench-startup bench-micro bench-tokens bench-jwt bench-watch
+
+bench: ## beside a bare echo and OpenBao, everything on; writes docs/benchmarks.md and fails over the bars (ARGS="--only echo,broker")
+	@tools/install openbao
+	cargo build --release --locked -p keyferry-broker
+	cargo run --release --locked -p keyferry-benches --bin suite -- --page docs $(ARGS) \
+		$${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao
 
 bench-startup: ## time from start to first answer, and idle memory, of the release binary; fails over the bars
 	cargo build --release --locked -p keyferry-broker
