@@ -26,3 +26,8 @@ pub mod status;
 pub mod suggestion;
 pub mod telemetry;
 pub mod transport;
+
+// What fuzz targets allocate is bounded.
+#[cfg(test)]
+#[global_allocator]
+static MEMORY: keyferry_fuzz::Counting = keyferry_fuzz::Counting;

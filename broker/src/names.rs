@@ -35,6 +35,8 @@ macro_rules! recorded_as_text {
 }
 
 mod database;
+#[cfg(test)]
+mod fuzz;
 mod rotation;
 
 use std::borrow::Borrow;

@@ -1,5 +1,7 @@
 //! A set of Cedar policies: read from a directory, strictly validated, never changed once made.
 
+#[cfg(test)]
+mod fuzz;
 mod problem;
 mod sources;
 

@@ -16,6 +16,8 @@
 
 mod directory;
 mod draft;
+#[cfg(test)]
+mod fuzz;
 mod head;
 mod key;
 mod line;

@@ -12,6 +12,8 @@ mod explain;
 mod failure;
 mod file;
 mod following;
+#[cfg(test)]
+mod fuzz;
 mod get;
 mod leases;
 mod manual;

@@ -9,6 +9,8 @@ mod environment;
 mod envoy;
 mod events;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod gateways;
 mod given;
 mod identity;

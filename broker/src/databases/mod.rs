@@ -4,6 +4,8 @@
 pub mod certificates;
 pub mod cloud;
 pub mod cockroach;
+#[cfg(test)]
+mod fuzz;
 pub mod issuer;
 mod kept;
 pub mod leases;

@@ -6,6 +6,8 @@ pub mod api_management;
 mod body;
 mod connect;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod grpc_web;
 pub mod issuer;
 mod json;

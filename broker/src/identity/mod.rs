@@ -3,7 +3,7 @@
 mod caller;
 mod certificate;
 #[cfg(test)]
-mod certificate_fuzz;
+mod fuzz;
 mod spiffe;
 pub mod token;
 

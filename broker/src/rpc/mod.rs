@@ -4,6 +4,8 @@ mod call;
 mod caller_message;
 mod envoy;
 mod explain;
+#[cfg(test)]
+mod fuzz;
 mod lease_messages;
 mod methods;
 mod operator;

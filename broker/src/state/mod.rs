@@ -10,6 +10,8 @@ mod embedded;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod key;
 mod kinds;

@@ -96,7 +96,7 @@ fn open(bytes: &[u8]) -> Result<(u8, &[u8]), Fault> {
     }
 }
 
-fn checksum(version: u8, body: &[u8]) -> u32 {
+pub(super) fn checksum(version: u8, body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&[ENVELOPE, version]), body)
 }
 

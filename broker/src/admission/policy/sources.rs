@@ -11,7 +11,7 @@ pub(super) const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// Files' names and texts, in the order of their names. Nothing of it has been parsed.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Sources(Vec<(String, String)>);
+pub(in super::super) struct Sources(pub(super) Vec<(String, String)>);
 
 impl Sources {
     pub(in super::super) fn read(directory: &Path) -> Result<Self, PolicyError> {

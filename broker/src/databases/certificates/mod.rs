@@ -3,6 +3,8 @@
 mod authority;
 mod ca_key;
 mod client_key;
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 //! tree in between that would hold secrets once more.
 
 mod fault;
+#[cfg(test)]
+mod fuzz;
 mod reader;
 mod schema;
 mod writer;

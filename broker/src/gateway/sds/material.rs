@@ -74,14 +74,16 @@ fn blocks(text: &SecretBytes, label: &str) -> SecretBytes {
     let mut found = Vec::with_capacity(text.len() + 1);
     let mut is_inside = false;
     for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let trimmed = line.trim_ascii();
         let is = |edge: &str| {
-            let trimmed = line.trim_ascii();
             let label_of = trimmed.strip_prefix(edge.as_bytes()).and_then(|rest| rest.strip_suffix(b"-----"));
             label_of.is_some_and(|found| found.ends_with(label.as_bytes()))
         };
-        if line.trim_ascii().starts_with(b"-----BEGIN ") {
-            // A block whose end was lost must not take another one along.
-            is_inside = is("-----BEGIN ");
+        if is("-----BEGIN ") {
+            is_inside = true;
+        } else if trimmed.windows(5).any(|part| part == b"-----") && !is("-----END ") {
+            // A block whose end was lost, or runs into the next one's beginning, must not take that one along.
+            is_inside = false;
         }
         if is_inside {
             found.extend_from_slice(line);
@@ -189,6 +191,20 @@ mod tests {
             let message = check(resource, values).err().unwrap_or_default();
             assert!(message.contains(expected), "{message:?} where {expected:?} was due");
             assert!(!message.contains("MI"), "{message:?} quotes the value");
+        }
+    }
+
+    #[test]
+    fn a_key_that_runs_on_from_a_certificate_without_a_line_between_is_not_published_with_it() {
+        let (certificate, key) = issued(2090);
+        let run_together = format!("{}{key}", certificate.trim_end());
+        let tls = resource(Kind::TlsCertificate, Some("key"));
+        for (resource, values) in [
+            (&tls, vec![run_together.as_str(), &key]),
+            (&resource(Kind::ValidationContext, None), vec![run_together.as_str()]),
+        ] {
+            let message = check(resource, &values).err().unwrap_or_default();
+            assert!(message.contains("that is damaged"), "{message:?}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! What Envoys fetch by the secret discovery service: resources made of secrets, looked at before they are published.
 
 mod board;
+#[cfg(test)]
+mod fuzz;
 mod material;
 mod resource;
 

@@ -22,13 +22,9 @@ pub(super) struct EventGrid;
 impl Dialect for EventGrid {
     fn take<'a>(&'a self, body: &'a [u8], intake: &'a Intake) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
-            let events = match serde_json::from_slice(body) {
-                Ok(Value::Array(events)) => events,
-                Ok(event @ Value::Object(_)) => vec![event],
-                Ok(_) | Err(_) => {
-                    intake.refused(not_events());
-                    return unreadable();
-                }
+            let Some(events) = events(body) else {
+                intake.refused(not_events());
+                return unreadable();
             };
             if let [event] = &*events
                 && let Some(code) = azure::handshake(event)
@@ -47,6 +43,15 @@ impl Dialect for EventGrid {
             }
             if sense { taken() } else { unreadable() }
         })
+    }
+}
+
+/// One or a batch.
+pub(super) fn events(body: &[u8]) -> Option<Vec<Value>> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Array(events)) => Some(events),
+        Ok(event @ Value::Object(_)) => Some(vec![event]),
+        Ok(_) | Err(_) => None,
     }
 }
 

@@ -4,6 +4,8 @@
 //! again. It is no call, so it has no audit record; what it changes is in the rotation log, with its origin.
 
 mod event_grid;
+#[cfg(test)]
+mod fuzz;
 mod pubsub;
 mod sender;
 

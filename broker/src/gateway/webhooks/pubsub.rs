@@ -18,15 +18,15 @@ pub(super) struct Push {
 }
 
 #[derive(Deserialize)]
-struct Delivery {
-    message: Message,
+pub(super) struct Delivery {
+    pub(super) message: Message,
     subscription: String,
 }
 
 #[derive(Deserialize)]
-struct Message {
+pub(super) struct Message {
     #[serde(default)]
-    attributes: HashMap<String, String>,
+    pub(super) attributes: HashMap<String, String>,
     #[serde(default)]
     data: String,
 }
@@ -34,9 +34,7 @@ struct Message {
 impl Dialect for Push {
     fn take<'a>(&'a self, body: &'a [u8], intake: &'a Intake) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
-            let delivery: Option<Delivery> = serde_json::from_slice(body).ok();
-            // The data says nothing that the attributes do not, but a message of Pub/Sub's has it well formed.
-            let Some(delivery) = delivery.filter(|delivery| STANDARD.decode(&delivery.message.data).is_ok()) else {
+            let Some(delivery) = Delivery::read(body) else {
                 intake.refused(not_a_push());
                 return unreadable();
             };
@@ -50,6 +48,15 @@ impl Dialect for Push {
                 Err(_) => again(),
             }
         })
+    }
+}
+
+impl Delivery {
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        let delivery: Self = serde_json::from_slice(body).ok()?;
+        // The data says nothing that the attributes do not, but a message of Pub/Sub's has it well formed.
+        STANDARD.decode(&delivery.message.data).ok()?;
+        Some(delivery)
     }
 }
 

@@ -92,16 +92,7 @@ impl Discovery {
         // The document is read each time: an issuer that moves its keys is followed as fast as one that rotates them.
         let url = format!("{}/.well-known/openid-configuration", self.issuer.trim_end_matches('/'));
         let document = get(&client, Self::DOCUMENT, &url).await?;
-        let document = json::read_object(&document).map_err(FetchError::Document)?;
-        if document.get("issuer").and_then(Json::as_str) != Some(&self.issuer) {
-            return Err(FetchError::AnotherIssuer(self.issuer.clone()));
-        }
-        // Another host is usual (Google's keys), a weaker scheme is not.
-        let keys = document.get("jwks_uri").and_then(Json::as_str).ok_or(FetchError::KeysUri)?;
-        if !is_https(keys.split('?').next().unwrap_or_default()) || keys.contains('#') {
-            return Err(FetchError::KeysUri);
-        }
-        get(&client, Self::KEYS, keys).await
+        get(&client, Self::KEYS, &keys_url(&document, &self.issuer)?).await
     }
 
     async fn client(&self) -> Result<Client, FetchError> {
@@ -133,6 +124,20 @@ impl Discovery {
         }
         builder.build()
     }
+}
+
+/// Where a discovery document says that the issuer's keys are.
+pub(super) fn keys_url(document: &[u8], issuer: &str) -> Result<String, FetchError> {
+    let document = json::read_object(document).map_err(FetchError::Document)?;
+    if document.get("issuer").and_then(Json::as_str) != Some(issuer) {
+        return Err(FetchError::AnotherIssuer(issuer.to_owned()));
+    }
+    // Another host is usual (Google's keys), a weaker scheme is not.
+    let keys = document.get("jwks_uri").and_then(Json::as_str).ok_or(FetchError::KeysUri)?;
+    if !is_https(keys.split('?').next().unwrap_or_default()) || keys.contains('#') {
+        return Err(FetchError::KeysUri);
+    }
+    Ok(keys.to_owned())
 }
 
 async fn get(client: &Client, what: &'static str, url: &str) -> Result<Vec<u8>, FetchError> {

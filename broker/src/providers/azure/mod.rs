@@ -6,6 +6,8 @@
 mod answer;
 mod bearer;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod listing;
 mod vault;
 mod wire;

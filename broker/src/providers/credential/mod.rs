@@ -5,6 +5,8 @@ pub(crate) mod api_error;
 mod chain;
 mod claims;
 mod entra;
+#[cfg(test)]
+mod fuzz;
 mod impersonation;
 mod keeper;
 mod key_file;

@@ -1,6 +1,8 @@
 //! When a rotation is due by itself: by a cron expression or an interval, spread by jitter, within a window. All in UTC.
 
 mod cron;
+#[cfg(test)]
+mod fuzz;
 mod window;
 
 use std::time::Duration;

@@ -2,6 +2,8 @@
 
 mod conversation;
 mod follower;
+#[cfg(test)]
+mod fuzz;
 mod messages;
 mod offers;
 

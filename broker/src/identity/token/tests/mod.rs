@@ -1,8 +1,8 @@
 //! Token verification from outside: its rules, its keys, published vectors, and mutations.
 
+mod fuzz;
 mod key_server;
 mod keys;
-mod mutations;
 mod rules;
 mod signing;
 mod times;

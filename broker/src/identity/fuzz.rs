@@ -1,11 +1,9 @@
-//! Mutated certificates: none panics, and none verifies that its CA did not sign byte for byte.
-//!
-//! Short by default; `KEYFERRY_FUZZ_INPUTS` sets how many.
+//! Certificates that somebody changed, and the names in them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread;
 
+use keyferry_fuzz::{Fuzz, Random, Verdict};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType, SignatureAlgorithm,
@@ -16,49 +14,49 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
-use super::{Certificate, CertificateError};
+use super::{Certificate, CertificateError, SpiffeId};
 
 #[test]
 fn no_mutation_of_a_good_certificate_panics_or_verifies() {
-    let algorithms = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ED25519];
-    let met: Vec<_> = thread::scope(|scope| {
-        let fuzzers: Vec<_> = (1..)
-            .zip(algorithms)
-            .map(|(seed, algorithm)| scope.spawn(move || mutations_of(algorithm, Random(0x9e37_79b9_7f4a_7c15 ^ seed))))
-            .collect();
-        fuzzers.into_iter().map(|fuzzer| fuzzer.join().unwrap()).collect()
-    });
-    for met in met {
-        println!("{met:?}");
+    for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ED25519] {
+        let authority = Authority::new(algorithm);
+        let seeds = authority.seeds();
+        let trees: Vec<_> = seeds.iter().map(|seed| Element::read_all(seed).unwrap()).collect();
+        assert!(trees.iter().map(|tree| written(tree)).eq(seeds.iter().cloned()));
+        let mut met = BTreeMap::new();
+        let changed = |_: &[u8], random: &mut Random| match random.below(2) {
+            0 => bytes_changed(&seeds, random),
+            _ => rebuilt(&trees, random),
+        };
+        Fuzz::new("certificate").seeds(seeds.clone()).mutated_by(&changed).inputs(30_000).holds(|input| {
+            *met.entry(parsed(input)).or_insert(0_u64) += 1;
+            match authority.verify(input) {
+                Ok(()) => assert!(seeds.iter().any(|seed| seed == input), "verified and was never signed"),
+                Err(rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature)) => {
+                    *met.entry("signature refused").or_insert(0) += 1;
+                }
+                Err(_) => {}
+            }
+            Certificate::parse(input).is_ok().into()
+        });
         // Otherwise too little would have come past the first bytes.
         for outcome in ["read", "spiffe", "spiffe refused", "name", "extension", "signature refused"] {
-            assert!(met.contains_key(outcome), "no mutation came to {outcome:?}: {met:?}");
+            assert!(met.is_empty() || met.contains_key(outcome), "no mutation came to {outcome:?}: {met:?}");
         }
     }
 }
 
-/// How often each end was met.
-fn mutations_of(algorithm: &'static SignatureAlgorithm, mut random: Random) -> BTreeMap<&'static str, u64> {
-    let authority = Authority::new(algorithm);
-    let seeds = authority.seeds();
-    for seed in &seeds {
-        assert!(Certificate::parse(seed).is_ok() && authority.verify(seed).is_ok());
-    }
-    let trees: Vec<_> = seeds.iter().map(|seed| Element::read_all(seed).unwrap()).collect();
-    assert!(trees.iter().map(|tree| written(tree)).eq(seeds.iter().cloned()));
-    let mut met = BTreeMap::new();
-    for _ in 0..inputs() / 2 {
-        let mutant =
-            if random.below(2) == 0 { bytes_changed(&seeds, &mut random) } else { rebuilt(&trees, &mut random) };
-        *met.entry(parsed(&mutant)).or_insert(0) += 1;
-        if !seeds.contains(&mutant) {
-            let refusal = authority.verify(&mutant).expect_err("a certificate verified that was never signed");
-            if refusal == rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature) {
-                *met.entry("signature refused").or_insert(0) += 1;
-            }
-        }
-    }
-    met
+#[test]
+fn a_spiffe_id_is_one_text_of_two_parts_and_no_path_leads_elsewhere() {
+    let words = ["spiffe://", "SPIFFE:", "prod.example", "/ns/shop", "/..", "/./", "//", ":443", "@", "?", "#", "%2f"];
+    Fuzz::new("spiffe-id").words(&words).allocating(4096, 2).holds(|input| {
+        let Ok(text) = str::from_utf8(input) else { return Verdict::Refused };
+        let Ok(id) = SpiffeId::parse(text) else { return Verdict::Refused };
+        assert_eq!(format!("spiffe://{}{}", id.trust_domain(), id.path()), text);
+        assert!(SpiffeId::is_claimed_by(text) && !id.trust_domain().is_empty());
+        assert!(id.path().split('/').skip(1).all(|segment| !matches!(segment, "" | "." | "..")));
+        Verdict::Accepted
+    });
 }
 
 fn parsed(der: &[u8]) -> &'static str {
@@ -76,10 +74,6 @@ fn parsed(der: &[u8]) -> &'static str {
         Err(CertificateError::Name(_) | CertificateError::CommonNameTwice | CertificateError::TooManyNames) => "name",
         Err(CertificateError::TooLarge(_) | CertificateError::Serial | CertificateError::Validity) => "other",
     }
-}
-
-fn inputs() -> u64 {
-    std::env::var("KEYFERRY_FUZZ_INPUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000)
 }
 
 struct Authority {
@@ -272,20 +266,4 @@ fn written(list: &[Element]) -> Vec<u8> {
     let mut der = Vec::new();
     list.iter().for_each(|element| element.write(&mut der));
     der
-}
-
-/// Xorshift: the same changes in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 16).unwrap() % bound.max(1)
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::try_from(self.below(256)).unwrap()
-    }
 }
