@@ -77,7 +77,7 @@ fn blocks(text: &SecretBytes, label: &str) -> SecretBytes {
         let trimmed = line.trim_ascii();
         let is = |edge: &str| {
             let label_of = trimmed.strip_prefix(edge.as_bytes()).and_then(|rest| rest.strip_suffix(b"-----"));
-            label_of.is_some_and(|found| found.ends_with(label.as_bytes()))
+            label_of.is_some_and(|found| found.ends_with(label.as_bytes()) && !found.contains(&b'-'))
         };
         if is("-----BEGIN ") {
             is_inside = true;
