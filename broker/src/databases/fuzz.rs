@@ -36,7 +36,7 @@ fn pem_holds_what_it_says_and_is_written_as_it_is_read() {
         }
         let certificates = pem::certificates(input);
         for der in certificates.iter().flatten() {
-            assert_eq!(pem::certificates(pem::certificate(der).as_bytes()).unwrap(), [der.clone()]);
+            assert_eq!(pem::certificates(pem::certificate(der).as_bytes()).unwrap(), std::slice::from_ref(der));
         }
         (key.is_ok() || certificates.is_ok()).into()
     });

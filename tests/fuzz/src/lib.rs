@@ -3,6 +3,7 @@
 //!
 //! Without more it runs what is in `corpus/` and a fixed number of mutations of it, the same in every run. `make fuzz`
 //! builds the broker with counters on its branches, keeps what reaches new ones, and goes on from there.
+#![allow(clippy::print_stdout, reason = "a test says what it did")]
 
 mod bound;
 mod corpus;

@@ -12,7 +12,7 @@ use crate::gateway::sds::ResourceName;
 
 #[test]
 fn what_is_kept_of_an_envoys_words_is_short_and_of_one_line() {
-    let node = || Some(Node { id: "envoy-1".to_owned(), ..Node::default() });
+    let node = || Some(Node { id: "envoy-1".to_owned() });
     let refusal = || Some(Status { message: "no\nkey".to_owned(), ..Status::default() });
     let whole = DiscoveryRequest {
         version_info: "ca=1@a,web=3+5@b".to_owned(),
