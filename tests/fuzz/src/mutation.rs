@@ -206,10 +206,10 @@ mod tests {
     #[test]
     fn mutants_are_never_longer_than_allowed_and_seldom_alike() {
         let mutator = Mutator::new(&["word"], None, 64);
-        let seeds = [b"stores/a/secrets/b".to_vec(), Vec::new()];
+        let seeds = [b"stores/a/secrets/b".to_vec(), b"{}".to_vec()];
         let mut random = Random::new(1);
         let mutants: std::collections::HashSet<_> = (0..1000).map(|_| mutator.mutant(&seeds, &mut random)).collect();
         assert!(mutants.iter().all(|mutant| mutant.len() <= 64));
-        assert!(mutants.len() > 500, "{}", mutants.len());
+        assert!(mutants.len() > 300, "{}", mutants.len());
     }
 }
