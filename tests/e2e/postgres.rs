@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use keyferry_broker::clock::{Clock as _, SystemClock, Timestamp};
 use keyferry_broker::databases::postgres::{Login, Postgres};
 use keyferry_broker::databases::{
@@ -15,8 +15,10 @@ use keyferry_broker::names::{DatabaseName, LeaseName};
 use keyferry_broker::secrets::SecretBytes;
 use keyferry_tests::pki::Ca;
 use keyferry_tests::postgres::Cluster;
-use keyferry_tests::proxy::Proxy;
+use keyferry_tests::proxy::{Mood, Proxy};
 use tokio::net::TcpListener;
+
+use crate::reload::eventually;
 
 fn settings(cluster: &Cluster) -> PostgresSettings {
     PostgresSettings {
@@ -213,6 +215,65 @@ async fn a_database_that_cannot_be_reached_is_tried_once_for_all_who_wait() {
     };
     assert!(made.iter().all(|made| made.as_ref().is_err_and(|f| f.reason() == Reason::DatabaseUnavailable)));
     assert_eq!(tries, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_met_once_by_all_who_wait_though_one_of_them_is_refused() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let postgres = open(PostgresSettings { timeout: Duration::from_secs(1), ..settings(&cluster) });
+    let _lock = cluster.lock("pg_auth_members");
+    // The first is made alone; the others, who came meanwhile, together and then one by one.
+    let groups = |number| if number < 2 { "no_such_group" } else { "orders_read" };
+    let users: Vec<_> = (0..6).map(|number| new_user(&[groups(number)], "x")).collect();
+    let made = join_all(users.iter().map(|user| postgres.create(user))).await;
+    let reasons: Vec<_> = made.into_iter().map(|made| made.unwrap_err().reason()).collect();
+    let (refused, out) = (Reason::DatabaseLoginRefused, Reason::DatabaseUnavailable);
+    assert_eq!(reasons, [refused, refused, out, out, out, out]);
+    assert_eq!(cluster.log_text().matches("canceling statement").count(), 1);
+}
+
+/// A user whose creation waits in the server when the connection is cut.
+async fn begin_and_lose(cluster: &Cluster) -> (Postgres, Proxy, NewUser) {
+    let proxy = Proxy::start("127.0.0.1", cluster.port()).await;
+    let patient = Duration::from_secs(600);
+    let postgres = open(PostgresSettings { port: proxy.port(), timeout: patient, ..settings(cluster) });
+    let user = new_user(&["orders_read"], "x");
+    let cut = async {
+        eventually("the server is at it", async || creations_that_wait(cluster) == 1).await;
+        proxy.mood().send_replace(Mood::Cutting);
+    };
+    let (made, ()) = join(postgres.create(&user), cut).await;
+    assert_eq!(made.unwrap_err().reason(), Reason::DatabaseUnavailable);
+    proxy.mood().send_replace(Mood::Passing);
+    (postgres, proxy, user)
+}
+
+fn creations_that_wait(cluster: &Cluster) -> usize {
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'keyferry' AND wait_event_type = 'Lock'";
+    cluster.admin("postgres", count).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_that_was_removed_is_not_made_afterwards_by_what_was_under_way() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let lock = cluster.lock("pg_auth_members");
+    let (postgres, _proxy, user) = begin_and_lose(&cluster).await;
+    postgres.remove(&user.name, "orders_read").await.unwrap();
+    assert_eq!(creations_that_wait(&cluster), 0);
+    drop(lock);
+    assert!(cluster.users().is_empty());
+    postgres.create(&user).await.unwrap();
+    assert_eq!(cluster.users(), [user.name.as_str()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_broker_had_begun_ends_soon_after_its_connection() {
+    let cluster = Cluster::start(&Ca::new("test CA"));
+    let lock = cluster.lock("pg_auth_members");
+    begin_and_lose(&cluster).await;
+    eventually("the server notices", async || creations_that_wait(&cluster) == 0).await;
+    drop(lock);
+    assert!(cluster.users().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 
 use crate::admin::fetch;
 use crate::reload::eventually;
-use crate::status::refused;
+use crate::status::{reason, refused};
 
 pub(crate) const POLICY: &str = r#"
 @id("clients-mint")
@@ -479,6 +479,31 @@ async fn a_clock_that_is_set_an_hour_back_or_forth_extends_no_lease_not_even_ove
     assert!(world.logs_in(&token), "ended early");
     world.clock.advance(minutes(1) + Duration::from_secs(1));
     world.until_no_users().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_hears_that_no_connection_is_left_and_gets_its_token_when_one_is() {
+    let ca = Ca::new("test CA");
+    let cluster = Cluster::start(&ca);
+    cluster.admin("postgres", "ALTER ROLE keyferry CONNECTION LIMIT 0");
+    let world = World::on(cluster, ca, "").await;
+    let mut client = world.client().await;
+    let failure = client.mint_database_token(mint_request()).await.unwrap_err();
+    assert!(failure.message().contains("max_connections"), "{failure:?}");
+    assert_eq!(reason(&failure), "DATABASE_EXHAUSTED");
+    world.cluster.admin("postgres", "ALTER ROLE keyferry CONNECTION LIMIT -1");
+    let token = mint(&mut client).await;
+    assert!(world.logs_in(&token));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_hears_that_the_database_s_certificate_is_not_trusted() {
+    let cluster = Cluster::start(&Ca::new("the database's CA"));
+    std::fs::write(cluster.path().join("ca.pem"), Ca::new("another CA").pem()).unwrap();
+    let world = World::on(cluster, Ca::new("test CA"), "").await;
+    let failure = world.client().await.mint_database_token(mint_request()).await.unwrap_err();
+    assert!(failure.message().contains("databases/shop") && failure.message().contains("127.0.0.1"), "{failure:?}");
+    assert_eq!(reason(&failure), "DATABASE_TLS");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -63,6 +63,14 @@ local   all all trust
 hostssl all all 127.0.0.1/32 scram-sha-256
 ";
 
+/// A table that nobody else can write.
+#[derive(Debug)]
+pub struct Lock<'a> {
+    cluster: &'a Cluster,
+    session: Child,
+    holder: String,
+}
+
 impl Cluster {
     /// The broker's login is by certificate, in `broker.pem` and `broker.key` of the directory.
     pub fn start(ca: &Ca) -> Self {
@@ -143,9 +151,7 @@ search_path = ["public"]
 
     /// What the superuser is answered, a line a row.
     pub fn admin(&self, database: &str, sql: &str) -> String {
-        let mut psql = psql(database);
-        psql.args(["-h", &self.path().display().to_string(), "-U", "postgres"]);
-        said(run(psql.arg("-p").arg(self.port.to_string()).args(feed(sql))))
+        said(run(self.superuser(database).args(feed(sql))))
     }
 
     /// A client program that logs in over TLS as the broker does.
@@ -177,6 +183,22 @@ search_path = ["public"]
         let output = client.env("PGSSLCERT", certificate).env("PGSSLKEY", key).args(feed(sql)).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() { Ok(said(output)) } else { Err(error) }
+    }
+
+    /// Keeps everybody else from writing a table until it is dropped; returns once it has it.
+    pub fn lock(&self, table: &str) -> Lock<'_> {
+        let sql = format!("BEGIN; LOCK {table} IN EXCLUSIVE MODE; SELECT pg_sleep(600)");
+        let session = self.superuser("postgres").args(feed(&sql)).spawn().unwrap();
+        let holders = format!(
+            "SELECT pid FROM pg_locks WHERE relation = '{table}'::regclass AND mode = 'ExclusiveLock' AND granted"
+        );
+        let holder = loop {
+            match self.admin("postgres", &holders) {
+                none if none.is_empty() => std::thread::sleep(Duration::from_millis(10)),
+                holder => break holder,
+            }
+        };
+        Lock { cluster: self, session, holder }
     }
 
     /// A session that stays; returns once the server shows it.
@@ -235,9 +257,13 @@ search_path = ["public"]
     }
 
     fn answers(&self) -> bool {
-        let mut psql = psql("postgres");
+        self.superuser("postgres").args(["-c", "SELECT 1"]).output().unwrap().status.success()
+    }
+
+    fn superuser(&self, database: &str) -> Command {
+        let mut psql = psql(database);
         psql.args(["-h", &self.path().display().to_string(), "-U", "postgres", "-p", &self.port.to_string()]);
-        psql.args(["-c", "SELECT 1"]).output().unwrap().status.success()
+        psql
     }
 
     fn client(&self, user: &str, password: &str, database: &str) -> Command {
@@ -265,6 +291,13 @@ search_path = ["public"]
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        self.cluster.admin("postgres", &format!("SELECT pg_terminate_backend({})", self.holder));
+        let _ = self.session.wait();
     }
 }
 

@@ -42,7 +42,7 @@ impl Creations {
         outcome
     }
 
-    fn take(&self, most: usize) -> Vec<Waiting> {
+    fn take(&self, most: usize) -> VecDeque<Waiting> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let count = waiting.len().min(most);
         waiting.drain(..count).collect()
@@ -70,14 +70,11 @@ impl Postgres {
             return;
         }
         let statements: String = together.iter().map(|waiting| waiting.statements.as_str()).collect();
-        let outcome = match self.create_all(&statements).await {
-            Err(Refusal::Content(_)) if together.len() > 1 => {
-                for Waiting { statements, made } in together {
-                    // Nobody waits any more where the process ends.
-                    let _ = made.send(self.execute(&statements).await);
-                }
-                return;
-            }
+        let mut outcome = self.create_all(&statements).await;
+        if together.len() > 1 && matches!(outcome, Err(Refusal::Content(_))) {
+            outcome = self.create_each(&mut together).await;
+        }
+        let outcome = match outcome {
             Ok(()) => Ok(()),
             Err(Refusal::Content(failure)) => Err(failure),
             Err(Refusal::Other(failure)) => {
@@ -87,8 +84,24 @@ impl Postgres {
             }
         };
         for waiting in together {
+            // Nobody waits any more where the process ends.
             let _ = waiting.made.send(outcome.clone());
         }
+    }
+
+    /// Each by itself, until one is refused for what is not its own fault: it and those after it are left.
+    async fn create_each(&self, together: &mut VecDeque<Waiting>) -> Result<(), Refusal> {
+        while let Some(next) = together.front() {
+            let outcome = match self.create_all(&next.statements).await {
+                Ok(()) => Ok(()),
+                Err(Refusal::Content(failure)) => Err(failure),
+                Err(other @ Refusal::Other(_)) => return Err(other),
+            };
+            if let Some(next) = together.pop_front() {
+                let _ = next.made.send(outcome);
+            }
+        }
+        Ok(())
     }
 
     /// Statements sent together are one transaction.

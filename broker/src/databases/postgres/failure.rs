@@ -100,7 +100,7 @@ impl Postgres {
     pub(super) fn statement_failure(&self, error: tokio_postgres::Error) -> Failure {
         match error.code() {
             Some(code) if is_exhaustion(code) => self.exhausted(error),
-            Some(&SqlState::QUERY_CANCELED) => self.too_slow().caused_by(error),
+            Some(&SqlState::QUERY_CANCELED | &SqlState::LOCK_NOT_AVAILABLE) => self.too_slow().caused_by(error),
             Some(&SqlState::INSUFFICIENT_PRIVILEGE | &SqlState::UNDEFINED_OBJECT) => self.not_allowed(error),
             Some(_) | None => self.unreachable(error),
         }

@@ -20,11 +20,17 @@ use crate::names::VersionId;
 
 /// Beyond the server's own limit on a statement, for the answer to travel.
 const TRAVEL: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a session of ours is known by, in SQL. A process id alone is soon another's.
+pub(super) const SESSION: &str = "pid || ' ' || extract(epoch FROM backend_start)";
 
 #[derive(Debug)]
 pub(super) struct Pool {
     places: Semaphore,
     idle: Mutex<Vec<Connection>>,
+    /// Sessions that were given up before their last statement ended well: the server may be at it still.
+    lost: Mutex<Vec<String>>,
 }
 
 /// A login, and the task that moves its bytes.
@@ -32,6 +38,8 @@ pub(super) struct Pool {
 pub(super) struct Connection {
     client: Client,
     driver: JoinHandle<()>,
+    /// What no other session of the server ever is.
+    session: String,
 }
 
 /// A connection in use. Given back only when its last statement ended well; dropped, it is closed.
@@ -43,7 +51,16 @@ pub(super) struct Lent<'a> {
 
 impl Pool {
     pub(super) fn new(places: usize) -> Self {
-        Self { places: Semaphore::new(places), idle: Mutex::default() }
+        Self { places: Semaphore::new(places), idle: Mutex::default(), lost: Mutex::default() }
+    }
+
+    pub(super) fn lost(&self) -> Vec<String> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// These have ended.
+    pub(super) fn forget(&self, ended: &[String]) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).retain(|session| !ended.contains(session));
     }
 
     fn take_idle(&self) -> Option<Connection> {
@@ -56,6 +73,14 @@ impl Lent<'_> {
     pub(super) fn give_back(mut self) {
         if let Some(connection) = self.connection.take() {
             self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        }
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.lost.lock().unwrap_or_else(PoisonError::into_inner).push(connection.session.clone());
         }
     }
 }
@@ -149,6 +174,17 @@ impl Postgres {
             // Its statements have heard of the error.
             let _ = connection.await;
         });
-        Ok(Connection { client, driver })
+        let mut connection = Connection { client, driver, session: String::new() };
+        connection.session = self.session_of(&connection).await?;
+        Ok(connection)
+    }
+
+    async fn session_of(&self, client: &Client) -> Result<String, Failure> {
+        // The server looks for itself whether we are still there, so that a broker's death ends what it had begun. Not
+        // every system lets it, and then it finds out when it answers.
+        let _ = client.batch_execute(&format!("SET client_connection_check_interval = {}", LOOK.as_millis())).await;
+        let query = format!("SELECT {SESSION} FROM pg_stat_activity WHERE pid = pg_backend_pid()");
+        let row = client.query_typed(&query, &[]).await.map_err(|error| self.statement_failure(error))?;
+        Ok(row.first().map(|row| row.get(0)).unwrap_or_default())
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::Postgres;
+use super::pool::SESSION;
 use super::sql::identifier;
 use crate::databases::users::UserName;
 use crate::error::{Failure, Reason};
@@ -17,6 +18,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 impl Postgres {
     pub(super) async fn remove_user(&self, user: &UserName, heir: &str) -> Result<(), Failure> {
         self.with_connection(async |client| {
+            self.end_lost(client).await?;
             let Some(id) = self.id_of(client, user.as_str()).await? else { return Ok(()) };
             let name = identifier(user.as_str());
             // First of all: from here on nobody logs in anew.
@@ -43,11 +45,25 @@ impl Postgres {
         Ok(rows.first().map(|row| row.get(0)))
     }
 
+    /// What was sent there may be under way still, and would make a user after it was seen to be absent.
+    async fn end_lost(&self, client: &Client) -> Result<(), Failure> {
+        let lost = self.pool.lost();
+        if !lost.is_empty() {
+            self.end_all(client, &format!("{SESSION} = ANY($1)"), (&lost, Type::TEXT_ARRAY)).await?;
+            self.pool.forget(&lost);
+        }
+        Ok(())
+    }
+
     /// By the user's id, which its sessions keep when the user is gone.
     pub(super) async fn end_sessions(&self, client: &Client, id: u32) -> Result<(), Failure> {
-        let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usesysid = $1";
+        self.end_all(client, "usesysid = $1", (&id, Type::OID)).await
+    }
+
+    async fn end_all(&self, client: &Client, which: &str, of: (&(dyn ToSql + Sync), Type)) -> Result<(), Failure> {
+        let query = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {which}");
         for look in 0..LOOKS {
-            let sessions = client.query_typed(query, &[(&id, Type::OID)]).await;
+            let sessions = client.query_typed(&query, std::slice::from_ref(&of)).await;
             if sessions.map_err(|error| self.statement_failure(error))?.is_empty() {
                 return Ok(());
             }
@@ -55,7 +71,7 @@ impl Postgres {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
         }
-        Err(self.unfinished("its sessions do not end"))
+        Err(self.unfinished("sessions do not end"))
     }
 
     /// The databases in which the user owns something or was granted something.
