@@ -14,6 +14,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use tempfile::TempDir;
 use tonic::Status;
 
+use crate::audit::records;
 use crate::reload::eventually;
 use crate::status::{reason, refused};
 
@@ -107,7 +108,10 @@ async fn logs_in_as_its_user_and_as_no_other_and_shows_who_asked() {
             || shown.contains("O=x509/spiffe://test.keyferry/operator"),
         "{shown}"
     );
-    assert_eq!(answer.connection.unwrap().parameters["application_name"], "x509/spiffe://test.keyferry/operator");
+    let connection = answer.connection.as_ref().unwrap();
+    assert_eq!(connection.parameters["application_name"], "x509/spiffe://test.keyferry/operator");
+    let serial = login("app", "SELECT client_serial FROM pg_stat_ssl WHERE pid = pg_backend_pid()").unwrap();
+    assert_eq!(records(&world.broker.path().join("audit")).last().unwrap()["credential"], serial);
 }
 
 #[tokio::test]

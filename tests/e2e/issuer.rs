@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::Status;
 
+use crate::audit::records;
 use crate::reload::eventually;
 use crate::status::{reason, refused};
 
@@ -235,6 +236,9 @@ async fn a_token_names_its_caller_and_comes_with_all_that_a_client_needs() {
     let caller = "x509/spiffe://test.keyferry/operator";
     assert_eq!((&first["sub"], &first["act"]["sub"], &first["role"]), (&json!("app"), &json!(caller), &json!(ROLE)));
     assert_ne!(first["jti"], second["jti"]);
+    let on_record = records(&world.broker.path().join("audit"));
+    let [.., one, other] = on_record.as_slice() else { panic!("{on_record:?}") };
+    assert_eq!((&one["credential"], &other["credential"]), (&first["jti"], &second["jti"]));
     assert_eq!(first["exp"].as_i64(), answer.expire_time.map(|time| time.seconds));
     assert_eq!(first["exp"].as_i64().unwrap() - first["iat"].as_i64().unwrap(), 90);
     assert_eq!((answer.user.as_str(), answer.lease), ("app", None));

@@ -18,7 +18,7 @@ pub(super) const MAX_LINE: usize = 256 * 1024;
 /// A batch's items end here; valid names keep the largest batch well below.
 const MAX_ITEMS: usize = 128 * 1024;
 
-/// Seven texts of this size, each byte escaped to six, and the items still make a line below [`MAX_LINE`].
+/// Eight texts of this size, each byte escaped to six, and the items still make a line below [`MAX_LINE`].
 const MAX_TEXT: usize = 2048;
 
 /// The end of the chain: what the next line links to.
@@ -191,6 +191,7 @@ pub(super) fn call(out: &mut Vec<u8>, record: &Record, now: Timestamp, node: &st
         body.items(&record.items);
     }
     body.word("lease", record.lease.as_deref().unwrap_or_default());
+    body.word("credential", record.credential.as_deref().unwrap_or_default());
     body.number("latency_us", u64::try_from(record.latency.as_micros()).unwrap_or(u64::MAX));
 }
 

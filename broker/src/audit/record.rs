@@ -36,6 +36,8 @@ pub struct Record {
     /// Where a secret came from: `CACHE`, `PROVIDER` or `STALE`.
     pub source: &'static str,
     pub lease: Option<Arc<str>>,
+    /// The number that a minted credential without a lease carries: a token's `jti`, a certificate's serial number.
+    pub credential: Option<Arc<str>>,
     /// What a batch touched, each with its own outcome.
     pub items: Vec<Item>,
     pub latency: Duration,

@@ -114,6 +114,8 @@ pub struct Order {
 pub struct Token {
     pub user: String,
     pub credential: Credential<SecretBytes>,
+    /// As the database's own audit shows it. `None`: it shows nothing that the broker knows of.
+    pub id: Option<String>,
     pub expires: Timestamp,
     pub connection: Connection,
 }
@@ -245,9 +247,13 @@ impl Tokens {
 }
 
 impl Issued {
+    pub fn id(&self) -> Option<&str> {
+        self.0.id.as_deref()
+    }
+
     /// The receipt proves that the mint is on record.
     pub fn disclose(self, on_record: &Receipt) -> Disclosed {
-        let Token { user, credential, expires, connection } = self.0;
+        let Token { user, credential, id: _, expires, connection } = self.0;
         let credential = match credential {
             Credential::Certificate { chain, key } => {
                 Credential::Certificate { chain, key: key.map(|key| key.disclose(on_record)) }

@@ -104,7 +104,9 @@ impl TokenService for TokenRpc {
                     self.tokens.rehearse(&permit, wish).await?;
                     None
                 } else {
-                    Some(Minted::ByItself(Box::new(self.tokens.mint(&permit, wish).await?)))
+                    let issued = self.tokens.mint(&permit, wish).await?;
+                    call.draft.note(|record| record.credential = issued.id().map(Arc::from));
+                    Some(Minted::ByItself(Box::new(issued)))
                 }
             } else {
                 if client_key.is_some() {

@@ -5193,7 +5193,7 @@ pub struct MintDatabaseTokenRequest {
     /// the answer's expire_time. Absent: the role's default_ttl.
     #[prost(message, optional, tag = "2")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
-    /// A UUID that the caller chose; remembered for one hour. Empty: each call mints anew.
+    /// A UUID that the caller chose; remembered for one hour where a lease is made. Empty: each call mints anew.
     #[prost(string, tag = "5")]
     pub request_id: ::prost::alloc::string::String,
     /// Check everything, also that the database would be reached; mint nothing.
@@ -5476,7 +5476,8 @@ pub mod token_service_client {
         ///
         /// Action: MintDatabaseToken on the role.
         /// Idempotent by request_id: a repeat makes no second user and no second lease. As no credential is ever stored, it
-        /// answers with a fresh one for the same user, and where the first was a password that one stops working.
+        /// answers with a fresh one for the same user, and where the first was a password that one stops working. What ends by
+        /// itself leaves nothing to be repeated: each call mints another, which ends by itself too.
         /// Reasons: DATABASE_ROLE_NOT_FOUND, INVALID_PUBLIC_KEY, UNSUPPORTED_BY_STORE (a public key where none is used),
         /// LEASE_LIMIT_EXCEEDED, REQUEST_ID_CONFLICT, STATE_UNAVAILABLE.
         pub async fn mint_database_token(
@@ -5622,7 +5623,8 @@ pub mod token_service_server {
         ///
         /// Action: MintDatabaseToken on the role.
         /// Idempotent by request_id: a repeat makes no second user and no second lease. As no credential is ever stored, it
-        /// answers with a fresh one for the same user, and where the first was a password that one stops working.
+        /// answers with a fresh one for the same user, and where the first was a password that one stops working. What ends by
+        /// itself leaves nothing to be repeated: each call mints another, which ends by itself too.
         /// Reasons: DATABASE_ROLE_NOT_FOUND, INVALID_PUBLIC_KEY, UNSUPPORTED_BY_STORE (a public key where none is used),
         /// LEASE_LIMIT_EXCEEDED, REQUEST_ID_CONFLICT, STATE_UNAVAILABLE.
         async fn mint_database_token(

@@ -59,6 +59,16 @@ pub(super) struct Wanted<'a> {
     pub(super) until: Timestamp,
 }
 
+/// A certificate that was made.
+#[derive(Debug)]
+pub(super) struct Signed {
+    /// With what leads to the root, in PEM.
+    pub(super) chain: String,
+    pub(super) serial: u128,
+    /// Never later than its CA.
+    pub(super) expires: Timestamp,
+}
+
 impl Authority {
     /// Nothing is read until `keep` runs.
     pub fn new(certificate: OwnSecret, key: OwnSecret, clock: SharedClock) -> Self {
@@ -83,8 +93,7 @@ impl Authority {
         self.0.in_force(&ca, now)
     }
 
-    /// The certificate with what leads to the root, in PEM, and when it ends: never later than its CA.
-    pub(super) async fn sign(&self, wanted: &Wanted<'_>) -> Result<(String, Timestamp), Failure> {
+    pub(super) async fn sign(&self, wanted: &Wanted<'_>) -> Result<Signed, Failure> {
         let ca = self.0.ca.get().await?;
         self.0.in_force(&ca, wanted.now)?;
         let expires = wanted.until.min(ca.ends).as_secs();
@@ -105,7 +114,11 @@ impl Authority {
         let certificate = params.signed_by(wanted.key, &ca.issuer).map_err(|error| {
             Failure::new(Reason::Internal, "a certificate could not be signed; report this").caused_by(error)
         })?;
-        Ok((certificate.pem() + &ca.chain, Timestamp::from_secs(expires)))
+        Ok(Signed {
+            chain: certificate.pem() + &ca.chain,
+            serial: u128::from_be_bytes(serial),
+            expires: Timestamp::from_secs(expires),
+        })
     }
 
     pub fn account(&self) -> Account {

@@ -12,7 +12,7 @@ mod tests;
 use futures_util::future::BoxFuture;
 
 pub use self::authority::Authority;
-use self::authority::Wanted;
+use self::authority::{Signed, Wanted};
 use super::server::{CaError, connection, shown};
 use super::settings::{CertificateSettings, MappedRole};
 use super::tokens::{Connection, Credential, Engine, Facts, Kind, Minter, Order, Proof, Token};
@@ -71,11 +71,11 @@ impl Minter for CertificateMinter {
             };
             let caller = shown(&order.caller);
             let wanted = Wanted { user: &self.user, caller: &caller, key: &public, now: order.now, until: order.until };
-            let (chain, expires) = self.authority.sign(&wanted).await?;
+            let Signed { chain, serial, expires } = self.authority.sign(&wanted).await?;
             let mut connection = self.connection.clone();
             connection.parameters.insert("application_name".to_owned(), caller);
             let credential = Credential::Certificate { chain, key };
-            Ok(Token { user: self.user.clone(), credential, expires, connection })
+            Ok(Token { user: self.user.clone(), credential, id: Some(serial.to_string()), expires, connection })
         })
     }
 

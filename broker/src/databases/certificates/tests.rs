@@ -52,7 +52,7 @@ impl World {
     async fn sign(&self, until: Timestamp) -> Result<(String, Timestamp), Failure> {
         let (public, _) = generate().unwrap();
         let wanted = Wanted { user: "app", caller: "x509/shop", key: &public, now: now(), until };
-        self.authority.sign(&wanted).await
+        self.authority.sign(&wanted).await.map(|signed| (signed.chain, signed.expires))
     }
 
     /// What a mint is told.

@@ -155,6 +155,7 @@ impl Minter for AzureMinter {
                     token: SecretBytes::new(token.value().as_bytes().to_vec()),
                     usage,
                 },
+                id: None,
                 expires: token.expires,
                 connection,
             })

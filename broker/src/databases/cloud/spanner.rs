@@ -76,6 +76,7 @@ impl Minter for SpannerMinter {
                     token: SecretBytes::new(token.value().as_bytes().to_vec()),
                     usage: Usage::Bearer,
                 },
+                id: None,
                 expires: token.expires,
                 connection: self.connection.clone(),
             })

@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 
-use super::issuer::{Claims, Issuer};
+use super::issuer::{Claims, Issuer, Signed};
 use super::server::{CaError, connection, shown};
 use super::settings::{JwtSettings, MappedRole};
 use super::tokens::{Connection, Credential, Engine, Facts, Kind, Minter, Order, Proof, Token, Usage};
@@ -57,11 +57,11 @@ impl Minter for JwtMinter {
                 now: order.now,
                 until: order.until,
             };
-            let (token, expires) = self.issuer.issue(&claims).await?;
+            let Signed { token, id, expires } = self.issuer.issue(&claims).await?;
             let mut connection = self.connection.clone();
             connection.parameters.insert("application_name".to_owned(), shown(&order.caller));
             let credential = Credential::AccessToken { token, usage: Usage::Password };
-            Ok(Token { user: self.user.clone(), credential, expires, connection })
+            Ok(Token { user: self.user.clone(), credential, id: Some(id), expires, connection })
         })
     }
 

@@ -78,6 +78,14 @@ pub struct Claims<'a> {
     pub until: Timestamp,
 }
 
+#[allow(missing_debug_implementations, reason = "holds a secret")]
+pub struct Signed {
+    pub token: SecretBytes,
+    /// Its `jti`.
+    pub id: String,
+    pub expires: Timestamp,
+}
+
 #[derive(Serialize)]
 struct Written<'a> {
     iss: &'a str,
@@ -166,11 +174,11 @@ impl Issuer {
         self.signer().await.map(drop)
     }
 
-    /// The token, and when it ends.
-    pub async fn issue(&self, claims: &Claims<'_>) -> Result<(SecretBytes, Timestamp), Failure> {
+    pub async fn issue(&self, claims: &Claims<'_>) -> Result<Signed, Failure> {
         let key = self.signer().await?;
-        let mut id = [0; 16];
-        fill_random(&mut id)?;
+        let mut random = [0; 16];
+        fill_random(&mut random)?;
+        let id = BASE64URL.encode(random);
         let begin = claims.now.as_secs().saturating_sub(BACKDATED.as_secs());
         let expires = claims.until.as_secs();
         let written = Written {
@@ -180,7 +188,7 @@ impl Issuer {
             exp: expires,
             iat: begin,
             nbf: begin,
-            jti: &BASE64URL.encode(id),
+            jti: &id,
             act: Actor { sub: claims.caller },
             role: claims.role,
         };
@@ -188,7 +196,7 @@ impl Issuer {
             Failure::new(Reason::Internal, "a token could not be written; report this").caused_by(error)
         })?;
         let token = key.sign(&written)?;
-        Ok((SecretBytes::new(token.into_bytes()), Timestamp::from_secs(expires)))
+        Ok(Signed { token: SecretBytes::new(token.into_bytes()), id, expires: Timestamp::from_secs(expires) })
     }
 
     async fn signer(&self) -> Result<Arc<SigningKey>, Failure> {

@@ -87,7 +87,7 @@ impl CloudSqlMinter {
         let login = self.account.token(LOGIN_SCOPE, order).await?;
         let token = SecretBytes::new(login.value().as_bytes().to_vec());
         let credential = Credential::AccessToken { token, usage: Usage::Password };
-        Ok(Token { user: self.user.clone(), credential, expires: login.expires, connection })
+        Ok(Token { user: self.user.clone(), credential, id: None, expires: login.expires, connection })
     }
 
     /// The token goes into the certificate, so that it opens no more than that one login, and both must live.
@@ -100,7 +100,7 @@ impl CloudSqlMinter {
         let expires = end_of(&chain, &key).ok_or_else(|| not_for_the_key(order))?.min(login.expires);
         check_end(order, expires)?;
         let credential = Credential::Certificate { chain, key: key.private };
-        Ok(Token { user: self.user.clone(), credential, expires, connection })
+        Ok(Token { user: self.user.clone(), credential, id: None, expires, connection })
     }
 
     async fn connection(&self, order: &Order) -> Result<Connection, Failure> {
