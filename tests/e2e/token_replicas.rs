@@ -212,6 +212,49 @@ async fn etcd_members_die_under_two_brokers_and_nothing_is_lost_or_granted_twice
     );
 }
 
+/// Once the state answers.
+async fn mint_at_last(client: &Tokens) -> String {
+    let minted = Mutex::new(String::new());
+    eventually("a token is minted", async || match client.clone().mint_database_token(mint_request()).await {
+        Ok(token) => {
+            *minted.lock().unwrap() = token.into_inner().user;
+            true
+        }
+        Err(_) => false,
+    })
+    .await;
+    minted.into_inner().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_broker_goes_by_a_restored_backup_and_what_it_does_not_know_is_removed() {
+    let mut shared = Shared::start(1);
+    let brokers = [shared.broker("one").await, shared.broker("two").await];
+    let clients = [brokers[0].tokens(&brokers[0].client).await, brokers[1].tokens(&brokers[1].client).await];
+    let all_agree_on = async |database: &Cluster, users: &BTreeSet<String>| {
+        for client in &clients {
+            eventually("users and leases are these", async || {
+                let leases = leases(&mut client.clone()).await;
+                let held: BTreeSet<_> = leases.into_iter().map(|lease| lease.user).collect();
+                held == *users && database.users().into_iter().collect::<BTreeSet<_>>() == *users
+            })
+            .await;
+        }
+    };
+    let mut users = BTreeSet::from([mint(&mut clients[0].clone()).await.user]);
+    all_agree_on(&shared.database, &users).await;
+    let backup = shared.etcd.back_up();
+    let mut before = users.clone();
+    for turn in 0..40 {
+        before.insert(mint_at_last(&clients[turn % 2]).await);
+    }
+    all_agree_on(&shared.database, &before).await;
+
+    shared.etcd.restore(&backup);
+    users.insert(mint_at_last(&clients[0]).await);
+    all_agree_on(&shared.database, &users).await;
+}
+
 /// The one that leads, whose duty it is, is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_other_broker_ends_leases_within_15_seconds_of_a_kill() {

@@ -12,6 +12,7 @@ use keyferry_tests::etcd::EtcdCluster;
 use keyferry_tests::proxy::{Mood, Proxy};
 
 use crate::reload::eventually;
+use crate::rotation::{list, rotate};
 use crate::watch::{Watcher, named, rotations, version};
 
 /// As a store's event would, once the state answers.
@@ -76,4 +77,35 @@ async fn no_stream_goes_on_as_if_nothing_had_happened() {
         listed.subscribers.iter().any(|subscriber| subscriber.connected && subscriber.node == "there")
     };
     eventually("its subscriber is on the new record", is_known).await;
+}
+
+const EXTERNAL: &str = "[rotations.db]\ntargets = [\"stores/local/secrets/db\"]\nkind = \"external\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_replica_lists_the_rotations_of_the_restored_history_and_no_others() {
+    let mut etcd = EtcdCluster::start(1);
+    let replica = async |name: &str| {
+        let more = format!("{}{EXTERNAL}[node]\nname = \"{name}\"\n", etcd.configuration());
+        let broker = TestBroker::with(&more, Arc::new(SystemClock)).await;
+        eventually("the state is reached", async || broker.broker.parts().rotation.head().is_some()).await;
+        broker.put("db", b"one", &[]).await;
+        broker
+    };
+    let (here, there) = (replica("here").await, replica("there").await);
+    let [one, other] = [rotations(&here, &here.operator).await, rotations(&there, &there.operator).await];
+    let listed = async || {
+        let lists = [list(&mut one.clone()).await, list(&mut other.clone()).await];
+        lists.map(|list| list.into_iter().map(|rotation| rotation.name).collect::<Vec<_>>())
+    };
+    let backup = etcd.back_up();
+    // So far that no revision of it is reached again.
+    for version in 2..60 {
+        add(&here, version).await;
+    }
+    let lost = rotate(&mut one.clone(), "stores/local/secrets/db").await.unwrap().name;
+    eventually("both know it", async || listed().await == [[lost.as_str()]; 2]).await;
+    etcd.restore(&backup);
+    eventually("both have forgotten it", async || listed().await == [[""; 0]; 2]).await;
+    let later = rotate(&mut one.clone(), "stores/local/secrets/db").await.unwrap().name;
+    eventually("both know the later one", async || listed().await == [[later.as_str()]; 2]).await;
 }

@@ -119,7 +119,7 @@ impl Follower {
         }
         let mut probe = interval(PROBE);
         loop {
-            let mut watch = self.log.state().watch(self.prefix.clone(), from);
+            let mut watch = self.log.state().watch(epoch, self.prefix.clone(), from);
             let end = loop {
                 let watched = tokio::select! {
                     watched = watch.next() => watched,
@@ -130,10 +130,6 @@ impl Follower {
                         continue;
                     }
                 };
-                // A watch that broke and was begun again may be of a history that took the place of this one meanwhile.
-                if watched.is_ok() && self.log.state().status().epoch != Some(epoch) {
-                    return End::Replaced;
-                }
                 let (revision, told) = match watched {
                     Ok(Watched::Batch(batch)) => (batch.revision, self.heed(&batch, batch.revision > base)),
                     Ok(Watched::Progress(revision)) => (revision, false),
@@ -158,6 +154,7 @@ impl Follower {
                     }
                 }
                 WatchEnd::Compacted { .. } => return End::Compacted,
+                WatchEnd::Replaced => return End::Replaced,
                 WatchEnd::Unavailable(error) => {
                     tracing::debug!(%error, "the rotation log is watched anew");
                     sleep(PAUSE).await;

@@ -7,7 +7,8 @@ use super::key::{Key, Prefix};
 use super::leadership::Leadership;
 use super::quarantine::Quarantine;
 use super::record::{self, Record};
-use super::store::{Entry, ListPage, Revision, Status, Store};
+use super::same_history::SameHistory;
+use super::store::{Entry, Epoch, ListPage, Revision, Status, Store};
 use super::txn::{Outcome, Txn, Write};
 use super::watch::{Change, Watch};
 
@@ -69,9 +70,10 @@ impl State {
         Ok(outcome)
     }
 
-    /// Every change from `from` on, that revision's included.
-    pub fn watch(&self, prefix: Prefix, from: Revision) -> Watch {
-        self.store.watch(prefix, from)
+    /// Every change from `from` on, that revision's included, of the history that `from` is of.
+    pub fn watch(&self, epoch: Epoch, prefix: Prefix, from: Revision) -> Watch {
+        let (store, watch) = (Arc::clone(&self.store), self.store.watch(prefix, from));
+        Watch::new(SameHistory { store, epoch, watch })
     }
 
     /// The record after a change that was watched; `None` where it was deleted or cannot be read.
@@ -152,7 +154,8 @@ mod tests {
         assert_eq!((names, page.next), (vec![(&good, &thing)], None));
         assert_eq!(state.quarantined(), 2);
         assert!(matches!(state.get::<Thing>(&bad).await, Err(StateError::Unreadable(key, _)) if key == bad));
-        let Ok(Watched::Batch(batch)) = state.watch(Prefix::all(), revision).next().await else { panic!("no batch") };
+        let mut watch = state.watch(state.status().epoch.unwrap(), Prefix::all(), revision);
+        let Ok(Watched::Batch(batch)) = watch.next().await else { panic!("no batch") };
         assert_eq!(batch.changes.iter().filter_map(|change| state.changed::<Thing>(change)).count(), 1);
         assert_eq!(state.quarantined(), 2, "met again, each is one still");
 

@@ -18,6 +18,7 @@ mod kinds;
 mod leadership;
 mod quarantine;
 mod record;
+mod same_history;
 mod settings;
 mod store;
 mod txn;

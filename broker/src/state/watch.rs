@@ -48,6 +48,8 @@ pub struct Change {
 pub enum WatchEnd {
     #[error("the history before revision {oldest} is gone; list anew and watch from there")]
     Compacted { oldest: Revision },
+    #[error("the history that was watched was replaced by another; list anew and watch from there")]
+    Replaced,
     #[error("the store cannot be watched at the moment; watch again from the revision after the last one heard")]
     Unavailable(#[from] StateError),
 }

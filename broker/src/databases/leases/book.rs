@@ -164,6 +164,18 @@ impl Book {
         Some(held)
     }
 
+    /// Another history has taken the place of the one that was followed: whatever it says is news.
+    pub(super) fn doubt(&mut self) {
+        self.leases.values_mut().for_each(|held| held.revision = Revision::default());
+    }
+
+    /// What was doubted is not on record, unless somebody is just about to write it.
+    pub(super) fn drop_doubtful(&mut self) {
+        let doubtful = self.leases.values().filter(|held| held.revision == Revision::default() && !held.in_hand);
+        let doubtful: Vec<_> = doubtful.map(|held| held.lease.name.clone()).collect();
+        doubtful.iter().for_each(|name| drop(self.remove(name)));
+    }
+
     /// The next lease of the database that wants attention, now in hand; or when the first one will.
     pub(super) fn take_due(&mut self, database: &str, now: Timestamp) -> Result<LeaseName, Option<Timestamp>> {
         let first = self.due.get(database).and_then(BTreeSet::first).cloned();

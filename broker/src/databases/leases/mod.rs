@@ -35,7 +35,7 @@ use crate::failpoints::{Failpoints, Point};
 use crate::names::{DatabaseName, LeaseName, RoleName};
 use crate::requests::RequestId;
 use crate::state::{
-    Condition, Conflict, Fence, Key, KeyError, ListPage, Outcome, Prefix, Revision, State, StateError, Txn,
+    Condition, Conflict, Fence, Key, KeyError, ListPage, Outcome, Position, Prefix, Revision, State, StateError, Txn,
 };
 
 /// One configured database, as leases use it.
@@ -127,10 +127,10 @@ impl Leases {
         }
         let deployment = sweep::deployment(&self.0.state).await?;
         self.0.clock.not_before(deployment.seen);
-        let revision = self.read_all().await?;
+        let read = self.read_all().await?;
         // Only now: whoever finds it finds all leases, too.
         let _ = self.0.deployment.set(deployment.mark);
-        self.start(revision)
+        self.start(read)
     }
 
     async fn begin_later(self) {
@@ -219,9 +219,10 @@ impl Leases {
         })
     }
 
-    /// Replaces what is in memory by what is on record.
-    async fn read_all(&self) -> Result<Revision, OpenError> {
+    /// Puts what is on record into memory; says as of where it was, once the state knows of which history.
+    async fn read_all(&self) -> Result<Option<Position>, OpenError> {
         let prefix = Prefix::new(&LEASES, &[])?;
+        let epoch = self.0.state.status().epoch;
         let mut after = None;
         let mut first = None;
         loop {
@@ -235,7 +236,7 @@ impl Leases {
             first = first.or(Some(page.revision));
             after = page.next;
             if after.is_none() {
-                return Ok(first.unwrap_or_default());
+                return Ok(epoch.map(|epoch| Position { epoch, revision: first.unwrap_or_default() }));
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{Inner, LEASES, Leases, OpenError, Point, key};
 use crate::clock::Timestamp;
 use crate::error::Failure;
 use crate::names::{DatabaseName, LeaseName};
-use crate::state::{Condition, Fence, Outcome, Prefix, Revision, Txn, WatchEnd, Watched};
+use crate::state::{Condition, Fence, Outcome, Position, Prefix, Revision, Txn, WatchEnd, Watched};
 
 /// The clock is looked at so often at least: it can be set.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
@@ -20,7 +20,7 @@ pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(15);
 pub(super) const PAUSE: Duration = Duration::from_millis(250);
 
 impl Leases {
-    pub(super) fn start(&self, revision: Revision) -> Result<(), OpenError> {
+    pub(super) fn start(&self, read: Option<Position>) -> Result<(), OpenError> {
         let prefix = Prefix::new(&LEASES, &[])?;
         for (name, database) in &self.0.databases {
             // The others stay for mints.
@@ -29,7 +29,7 @@ impl Leases {
             }
             self.spawn(self.clone().sweep_for_ever(name.clone()));
         }
-        self.spawn(self.clone().follow(prefix, revision));
+        self.spawn(self.clone().follow(prefix, read));
         Ok(())
     }
 
@@ -41,14 +41,19 @@ impl Leases {
     }
 
     /// Keeps up with what other replicas write.
-    async fn follow(self, prefix: Prefix, mut revision: Revision) {
+    async fn follow(self, prefix: Prefix, mut read: Option<Position>) {
         loop {
-            let mut watch = self.0.state.watch(prefix.clone(), revision.next());
+            let Some(Position { epoch, revision }) = &mut read else {
+                sleep(PAUSE).await;
+                read = self.read_all().await.unwrap_or(None);
+                continue;
+            };
+            let mut watch = self.0.state.watch(*epoch, prefix.clone(), revision.next());
             let end = loop {
                 match watch.next().await {
-                    Ok(Watched::Progress(seen)) => revision = seen,
+                    Ok(Watched::Progress(seen)) => *revision = seen,
                     Ok(Watched::Batch(batch)) => {
-                        revision = batch.revision;
+                        *revision = batch.revision;
                         for change in &batch.changes {
                             self.0.changed_elsewhere(change, batch.revision);
                         }
@@ -56,17 +61,28 @@ impl Leases {
                     Err(end) => break end,
                 }
             };
+            // What was committed before the end is in the book by then.
+            sleep(PAUSE).await;
             match end {
                 WatchEnd::Compacted { .. } => {
-                    if let Ok(read) = self.read_all().await {
-                        revision = read;
+                    if let Ok(again @ Some(_)) = self.read_all().await {
+                        read = again;
+                    }
+                }
+                WatchEnd::Replaced => {
+                    self.0.book().doubt();
+                    if let Ok(again @ Some(_)) = self.read_all().await {
+                        tracing::warn!(
+                            "the state's history was replaced by another; the leases are those of the new one"
+                        );
+                        self.0.book().drop_doubtful();
+                        read = again;
                     }
                 }
                 WatchEnd::Unavailable(error) => {
                     tracing::warn!(%error, "the leases' changes cannot be followed for now");
                 }
             }
-            sleep(PAUSE).await;
         }
     }
 

@@ -106,6 +106,11 @@ impl Book {
         gone.iter().for_each(|name| self.remove(name));
     }
 
+    /// Another history has taken the place of the one that was followed: whatever it says is news.
+    pub(super) fn doubt(&mut self) {
+        self.rotations.values_mut().for_each(|held| held.revision = Revision::default());
+    }
+
     /// The next that wants attention, now in hand; or when the first one will.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Result<RotationName, Option<Timestamp>> {
         let Some((due, name)) = self.due.first().cloned() else { return Err(None) };

@@ -44,7 +44,16 @@ impl Engine {
 
     /// Keeps up with what other replicas, and calls to this one, write.
     async fn follow(self, prefix: Prefix) {
+        let mut known = None;
         loop {
+            let Some(epoch) = self.0.state.status().epoch else {
+                // It has not been reached.
+                sleep(PAUSE).await;
+                continue;
+            };
+            if known.replace(epoch).is_some_and(|known| known != epoch) {
+                self.0.book().doubt();
+            }
             let mut revision = match self.0.read_all(&prefix).await {
                 Ok(revision) => revision,
                 Err(error) => {
@@ -54,7 +63,7 @@ impl Engine {
                 }
             };
             let end = loop {
-                let mut watch = self.0.state.watch(prefix.clone(), revision.next());
+                let mut watch = self.0.state.watch(epoch, prefix.clone(), revision.next());
                 let end = loop {
                     match watch.next().await {
                         Ok(Watched::Progress(seen)) => revision = seen,
@@ -66,11 +75,13 @@ impl Engine {
                     }
                 };
                 match end {
-                    WatchEnd::Compacted { .. } => break end,
+                    WatchEnd::Compacted { .. } | WatchEnd::Replaced => break end,
                     WatchEnd::Unavailable(_) => sleep(PAUSE).await,
                 }
             };
             tracing::warn!(%end, "the rotations are read anew");
+            // What was committed before the end is in the book by then.
+            sleep(PAUSE).await;
         }
     }
 

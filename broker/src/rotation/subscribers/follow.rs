@@ -33,7 +33,7 @@ impl Inner {
             };
             tracing::debug!(error = %end, "subscribers are read anew");
             sleep(PAUSE).await;
-            if self.is_of_another(epoch) {
+            if self.state.status().epoch != Some(epoch) {
                 // Revisions of the two histories do not compare.
                 self.is_read.store(false, Ordering::Release);
                 *self.book() = Book::default();
@@ -65,7 +65,7 @@ impl Inner {
     /// Until there is a gap, or another history.
     async fn follow_from(&self, mut revision: Revision, epoch: Epoch) -> WatchEnd {
         loop {
-            let mut watch = self.state.watch(self.prefix.clone(), revision.next());
+            let mut watch = self.state.watch(epoch, self.prefix.clone(), revision.next());
             let end = loop {
                 match watch.next().await {
                     Ok(Watched::Progress(seen)) => revision = seen,
@@ -77,15 +77,11 @@ impl Inner {
                     Err(end) => break end,
                 }
             };
-            if matches!(end, WatchEnd::Compacted { .. }) || self.is_of_another(epoch) {
-                return end;
+            match end {
+                WatchEnd::Compacted { .. } | WatchEnd::Replaced => return end,
+                WatchEnd::Unavailable(_) => sleep(PAUSE).await,
             }
-            sleep(PAUSE).await;
         }
-    }
-
-    fn is_of_another(&self, known: Epoch) -> bool {
-        self.state.status().epoch != Some(known)
     }
 
     fn changed_elsewhere(&self, change: &Change, revision: Revision) {
