@@ -57,14 +57,29 @@ impl Latest<'_> {
     ) -> Result<Fetched, Failure> {
         match self.ask(ward).await {
             Some(now) if now.withholds => self.by(&now).await,
-            // Nobody is adding one: it is somebody's own.
-            Some(_) => fetched,
+            Some(now) => self.newer(fetched, &now, word).await,
             None if fetched.is_err() => fetched,
             None if word.current.is_some() => match self.by(word).await {
                 Err(refusal) if is_refusal(&refusal) => Err(unsure(self.secret)),
                 known => known,
             },
             None => Err(unsure(self.secret)),
+        }
+    }
+
+    /// Nobody is adding one, so the store's is somebody's own; unless the store lags behind what is on record.
+    async fn newer(&self, fetched: Result<Fetched, Failure>, now: &Word, word: &Word) -> Result<Fetched, Failure> {
+        let told = fetched.as_ref().ok().map(|fetched| &fetched.version.id);
+        let is_news = |current: &Arc<str>| told != Some(current) && !self.is_known(current, word);
+        if !now.current.as_ref().is_some_and(is_news) {
+            return fetched;
+        }
+        match (fetched, self.by(now).await) {
+            (Ok(told), Ok(current)) if Newest::from(&told.version).is_older_than(&Newest::from(&current.version)) => {
+                Ok(current)
+            }
+            (Err(_), Ok(current)) => Ok(current),
+            (fetched, _) => fetched,
         }
     }
 

@@ -49,6 +49,23 @@ async fn a_replica_that_lags_asks_the_record_about_a_version_it_has_not_heard_of
 }
 
 #[tokio::test]
+async fn a_store_that_lags_behind_the_record_is_not_believed() {
+    for (word, expected) in [(settled("3"), "3"), (settled("2"), "2"), (settled("9"), "2")] {
+        let (world, record) = unheard();
+        world.store.put(&db(), 3);
+        world.store.script().lag = 1;
+        record.says(Some(word.clone()));
+        assert_eq!(id(&world.latest().await), Ok(expected), "{word:?}");
+    }
+    let (world, record) = unheard();
+    world.store.put(&db(), 3);
+    world.store.script().versions.get_mut(&db()).unwrap()[1] = crate::secrets::VersionState::Disabled;
+    world.store.script().lag = 1;
+    record.says(Some(settled("3")));
+    assert_eq!(id(&world.latest().await), Ok("3"), "what it takes for the newest is out of use");
+}
+
+#[tokio::test]
 async fn a_replica_that_is_cut_off_serves_what_it_knew() {
     let (world, record) = unheard();
     for _ in 0..2 {
