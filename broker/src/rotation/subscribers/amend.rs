@@ -10,8 +10,11 @@ use super::{Inner, Place, place_of};
 use crate::error::{Failure, Reason};
 use crate::state::{Condition, Conflict, Key, Outcome, Revision, Txn};
 
-/// Names of one caller. One more, and the one gone for longest is forgotten.
+/// Names of one caller, and what their records may take. Beyond, those gone for longest are forgotten.
 pub(super) const MAX_NAMES: usize = 20_000;
+pub(super) const MAX_WEIGHT: usize = 64 << 20;
+/// As many as are forgotten for one.
+const MAKE_ROOM: usize = 32;
 /// A caller and its subscriber meet each other at worst.
 const ATTEMPTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(250);
@@ -28,29 +31,29 @@ impl Inner {
         let mut known = held.map(|held| (Subscriber::clone(&held.subscriber), held.revision));
         for _ in 0..ATTEMPTS {
             let (before, revision) = known.unzip();
-            let fresh = before.is_none();
+            let weight = before.as_ref().map(Subscriber::weight);
             let Some(after) = edit(before)? else { return Ok(None) };
             let mut txn = Txn::new().when(unchanged(&key, revision)).put(&key, &after);
-            let surplus = if fresh { self.surplus(place) } else { None };
-            if let Some(surplus) = &surplus {
+            let surplus = self.surplus(place, weight, after.weight())?;
+            for gone in &surplus {
                 // It may have come back, and then it stays.
-                let key = key_of(surplus)?;
-                txn = txn.when(unchanged(&key, Some(surplus.revision))).delete(&key);
+                let key = key_of(gone)?;
+                txn = txn.when(unchanged(&key, Some(gone.revision))).delete(&key);
             }
             match self.state.commit(txn).await? {
                 Outcome::Committed(revision) => {
                     let mut book = self.book();
                     book.put(after.clone(), revision);
-                    if let Some(surplus) = surplus {
-                        book.remove(&place_of(&surplus.subscriber), revision);
+                    for gone in surplus {
+                        book.remove(&place_of(&gone.subscriber), revision);
                     }
                     drop(book);
                     self.changes.send_modify(|count| *count += 1);
                     return Ok(Some((after, revision)));
                 }
                 Outcome::Conflict(Conflict::Key { key: other, .. }) if other != key => {
-                    if let Some(surplus) = surplus {
-                        self.look_again(&surplus).await?;
+                    for gone in &surplus {
+                        self.look_again(gone).await?;
                     }
                 }
                 Outcome::Conflict(_) => {}
@@ -76,18 +79,34 @@ impl Inner {
         }
     }
 
-    /// Whoever of the caller's was gone for longest, once it has too many names.
-    fn surplus(&self, place: &Place) -> Option<Held> {
-        let of_caller = |held: &&Held| held.subscriber.caller == place.0;
-        let names: Vec<Held> = {
+    /// Whoever of the caller's was gone for longest, once it has too many names or they take too much: then fails where
+    /// that makes no room.
+    fn surplus(&self, place: &Place, before: Option<usize>, after: usize) -> Result<Vec<Held>, Failure> {
+        let grows = after > before.unwrap_or(0);
+        let fits = |names, weight| (names <= MAX_NAMES || before.is_some()) && (weight <= MAX_WEIGHT || !grows);
+        let of_caller = |held: &&Held| held.subscriber.caller == place.0 && held.subscriber.name != place.1;
+        let (mut names, mut weight, others) = {
             let book = self.book();
-            if book.names(&place.0) < MAX_NAMES {
-                return None;
+            let (names, weight) = book.load(&place.0);
+            let (names, weight) = (names + 1, (weight + after).saturating_sub(before.unwrap_or(0)));
+            if fits(names, weight) {
+                return Ok(Vec::new());
             }
-            book.after(None).filter(of_caller).cloned().collect()
+            (names, weight, book.after(None).filter(of_caller).cloned().collect::<Vec<_>>())
         };
-        let gone = names.into_iter().filter_map(|held| Some((self.gone_since(&held.subscriber)?, held)));
-        gone.min_by_key(|(since, _)| *since).map(|(_, held)| held)
+        let gone = others.into_iter().filter_map(|held| Some((self.gone_since(&held.subscriber)?, held)));
+        let mut gone: Vec<_> = gone.collect();
+        gone.sort_unstable_by_key(|(since, _)| *since);
+        let mut surplus = Vec::new();
+        for (_, held) in gone.into_iter().take(MAKE_ROOM) {
+            if fits(names, weight) {
+                break;
+            }
+            (names, weight) = (names - 1, weight.saturating_sub(held.weight));
+            surplus.push(held);
+        }
+        // Streams are few enough by themselves; what they are about may be much.
+        if weight > MAX_WEIGHT && grows { Err(too_much(&place.0)) } else { Ok(surplus) }
     }
 
     async fn look_again(&self, held: &Held) -> Result<(), Failure> {
@@ -99,6 +118,15 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+fn too_much(caller: &str) -> Failure {
+    let limit = format!("{} MiB for the subscribers of one caller", MAX_WEIGHT >> 20);
+    let message = format!(
+        "the records of {caller}'s subscribers take more than {limit}; watch by prefixes instead of many names, or use \
+         fewer subscriber names"
+    );
+    Failure::new(Reason::QuotaExceeded, message).quota(caller.to_owned(), limit, Duration::from_secs(60))
 }
 
 fn unchanged(key: &Key, revision: Option<Revision>) -> Condition {

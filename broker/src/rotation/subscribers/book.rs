@@ -22,12 +22,14 @@ pub(super) struct Book {
 pub(super) struct Held {
     pub(super) subscriber: Arc<Subscriber>,
     pub(super) revision: Revision,
+    pub(super) weight: usize,
 }
 
 #[derive(Debug)]
 struct Caller {
     id: Arc<str>,
     subscribers: usize,
+    weight: usize,
 }
 
 impl Book {
@@ -48,13 +50,16 @@ impl Book {
     /// What the state says, if it is news.
     pub(super) fn put(&mut self, subscriber: Subscriber, revision: Revision) {
         let known = self.callers.entry(digest(&subscriber.caller));
-        let caller = known.or_insert_with(|| Caller { id: Arc::clone(&subscriber.caller), subscribers: 0 });
+        let caller = known.or_insert_with(|| Caller { id: Arc::clone(&subscriber.caller), subscribers: 0, weight: 0 });
         let place = (Arc::clone(&caller.id), subscriber.name.clone());
         if self.held.get(&place).is_some_and(|held| held.revision > revision) {
             return;
         }
-        if self.held.insert(place, Held { subscriber: Arc::new(subscriber), revision }).is_none() {
-            caller.subscribers += 1;
+        let weight = subscriber.weight();
+        caller.weight += weight;
+        match self.held.insert(place, Held { subscriber: Arc::new(subscriber), revision, weight }) {
+            Some(before) => caller.weight -= before.weight,
+            None => caller.subscribers += 1,
         }
     }
 
@@ -63,10 +68,11 @@ impl Book {
         if self.held.get(place).is_none_or(|held| held.revision > revision) {
             return;
         }
-        self.held.remove(place);
+        let Some(held) = self.held.remove(place) else { return };
         let digest = digest(&place.0);
         if let Some(caller) = self.callers.get_mut(&digest) {
             caller.subscribers -= 1;
+            caller.weight -= held.weight;
             if caller.subscribers == 0 {
                 self.callers.remove(&digest);
             }
@@ -79,9 +85,9 @@ impl Book {
         Some((Arc::clone(&caller.id), SubscriberName::parse(name).ok()?))
     }
 
-    /// How many names a caller has.
-    pub(super) fn names(&self, caller: &str) -> usize {
-        self.callers.get(&digest(caller)).map_or(0, |caller| caller.subscribers)
+    /// How many names a caller has, and what they weigh.
+    pub(super) fn load(&self, caller: &str) -> (usize, usize) {
+        self.callers.get(&digest(caller)).map_or((0, 0), |caller| (caller.subscribers, caller.weight))
     }
 
     pub(super) fn retain(&mut self, stays: impl Fn(&Place, Revision) -> bool) {
@@ -100,6 +106,7 @@ pub(super) fn digest(caller: &str) -> String {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
+    use crate::names::SecretName;
     use crate::rotation::watch::Filter;
 
     fn subscriber(caller: &str, name: &str, seen: u64) -> Subscriber {
@@ -141,8 +148,14 @@ mod tests {
         for name in ["x", "y", "z"] {
             book.put(subscriber("a", name, 1), Revision::new(1));
         }
-        assert_eq!((book.names("a"), book.names("b")), (3, 0));
+        assert_eq!((book.load("a").0, book.load("b")), (3, (0, 0)));
         book.retain(|(_, name), _| name.as_str() == "y");
-        assert_eq!((names(&book, None), book.names("a")), (vec!["a/y".to_owned()], 1));
+        assert_eq!(names(&book, None), ["a/y"]);
+        assert_eq!(book.load("a"), (1, subscriber("a", "y", 1).weight()));
+        let mut grown = subscriber("a", "y", 2);
+        grown.takes(SecretName::parse("stores/a/secrets/s").unwrap(), "1".into(), Timestamp::from_secs(2));
+        let weight = grown.weight();
+        book.put(grown, Revision::new(2));
+        assert_eq!(book.load("a"), (1, weight));
     }
 }

@@ -97,6 +97,18 @@ impl Subscriber {
         Self { caller, name, way: Way::Watch, filter, stream: None, last_seen: now, revision: 0, runs, excused }
     }
 
+    /// About what it takes in memory, and in the state at most.
+    pub(super) fn weight(&self) -> usize {
+        const EACH: usize = 64;
+        let runs = self.runs.iter().map(|(secret, runs)| {
+            let refused = runs.refused.as_ref().map_or(0, |refused| refused.version.len() + refused.why.len());
+            secret.as_str().len() + runs.version.as_ref().map_or(0, |version| version.len()) + refused + EACH
+        });
+        let excused = self.excused.iter().map(|secret| secret.as_str().len() + EACH);
+        let texts = self.filter.texts().map(|text| text.len() + EACH);
+        self.caller.len() + self.name.as_str().len() + 4 * EACH + runs.chain(excused).chain(texts).sum::<usize>()
+    }
+
     pub fn is_streamed_as(&self, session: Session) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.session == session)
     }

@@ -79,6 +79,13 @@ impl Filter {
         &self.names
     }
 
+    /// All that it is made of.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let names = self.names.iter().map(SecretName::as_str);
+        let labels = self.labels.iter().flat_map(|(key, value)| [key, value]);
+        names.chain(self.prefixes.iter().chain(labels).map(String::as_str))
+    }
+
     /// For the record of the call: all of it, as far as it is short.
     pub fn shown(&self) -> String {
         const MOST: usize = 512;
