@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_broker::clock::SystemClock;
+use keyferry_broker::clock::{Clock as _, SystemClock};
 use keyferry_proto::envoy::config::core::v3::data_source::Specifier;
 use keyferry_proto::envoy::config::core::v3::{DataSource, Node};
 use keyferry_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
@@ -20,6 +20,7 @@ use keyferry_proto::v1::{
     RotateSecretRequest, Rotation, RotationState,
 };
 use keyferry_tests::broker::{POLICY, TestBroker};
+use keyferry_tests::clock::ManualClock;
 use keyferry_tests::pki::{Ca, Issued};
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -333,6 +334,82 @@ async fn a_pair_that_is_half_rotated_is_not_published_and_newcomers_get_the_last
 }
 
 #[tokio::test]
+async fn a_certificate_is_published_when_it_begins_and_its_predecessor_until_then() {
+    let clock = Arc::new(ManualClock::new());
+    let broker = TestBroker::with(RESOURCES, Arc::clone(&clock) as _).await;
+    let ca = Ca::new("web CA");
+    let issued = |hours: u64| {
+        ca.issue(|params| {
+            let begins = clock.now().plus(Duration::from_hours(hours)).as_secs();
+            params.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(begins);
+        })
+    };
+    let put = async |issued: &Issued| {
+        broker.put("web-key", issued.key.as_bytes(), &[]).await;
+        broker.put("web", issued.certificate.as_bytes(), &[]).await;
+    };
+    let chain = |response: &DiscoveryResponse| {
+        let Some(Type::TlsCertificate(found)) = secret(&response.resources[0]).r#type else { panic!() };
+        String::from_utf8(bytes(found.certificate_chain)).unwrap()
+    };
+    let first = issued(1);
+    put(&first).await;
+    let early = try_sotw(&broker, &broker.client, wants(&["web"])).await.err().unwrap();
+    assert_eq!(reason(&early), "VALUE_UNUSABLE");
+    assert!(early.message().contains("begins only at"), "{early:?}");
+    clock.advance(Duration::from_hours(1));
+    let mut stream = sotw(&broker, wants(&["web"])).await;
+    let published = stream.next().await;
+    assert_eq!(chain(&published), first.certificate);
+    stream.say(ack(&["web"], &published));
+
+    let second = issued(2);
+    put(&second).await;
+    eventually("it is held back", || async {
+        let error = resource(&broker, "web").await.last_error;
+        error.is_some_and(|error| error.message.contains("begins only at"))
+    })
+    .await;
+    assert_eq!(chain(&sotw(&broker, wants(&["web"])).await.next().await), first.certificate);
+    clock.advance(Duration::from_hours(2));
+    let published = stream.next().await;
+    assert_eq!((chain(&published), published.nonce.as_str()), (second.certificate, "2"), "without another event");
+}
+
+#[cfg(feature = "etcd")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_is_answered_while_the_state_does_not_answer() {
+    use keyferry_tests::etcd::EtcdCluster;
+    use keyferry_tests::proxy::{Mood, Proxy};
+
+    let etcd = EtcdCluster::start(1);
+    let proxy = Proxy::start("127.0.0.1", etcd.endpoints()[0].rsplit(':').next().unwrap().parse().unwrap()).await;
+    let by_way = format!("http://127.0.0.1:{}", proxy.port());
+    let state = etcd.configuration().replace(etcd.endpoints()[0].as_str(), &by_way);
+    let broker = TestBroker::with(&format!("{RESOURCES}{state}"), Arc::new(SystemClock)).await;
+    broker.put("other", b"1", &[]).await;
+    let is_on_record = async || {
+        let mut rotations = RotationServiceClient::new(broker.channel(&broker.operator).await);
+        let listed = rotations.list_subscribers(ListSubscribersRequest::default()).await;
+        listed.is_ok_and(|listed| !listed.into_inner().subscribers.is_empty())
+    };
+    let mut stream = delta(&broker, subscribes(&["other"])).await;
+    let first = stream.next().await;
+    eventually("it is on record", is_on_record).await;
+    proxy.mood().send_replace(Mood::Holding);
+    stream.say(delta_ack(&first));
+    // Were each answer put on record before the next request is heard, this would take minutes.
+    let rounds = async {
+        for _ in 0..30 {
+            stream.say(subscribes(&["other"]));
+            let again = stream.next().await;
+            stream.say(delta_ack(&again));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), rounds).await.expect("it is heard and answered");
+}
+
+#[tokio::test]
 async fn a_denied_name_and_an_unknown_one_are_refused_alike_and_an_absent_secret_by_its_name() {
     let broker = broker().await;
     broker.put("token", b"1", &[]).await;
@@ -369,7 +446,7 @@ async fn who_may_read_but_not_watch_is_refused_a_stream_and_may_fetch() {
     })
     .await;
     let mut client = client(&broker, &broker.client).await;
-    let fetched = client.fetch_secrets(wants(&["token"])).await.unwrap().into_inner();
+    let fetched = client.fetch_secrets(wants(&["token", "token"])).await.unwrap().into_inner();
     assert_eq!(values(&fetched), pairs(&[("token", "1")]));
     let missing = client.fetch_secrets(wants(&["token", "other"])).await.unwrap_err();
     assert_eq!(reason(&missing), "SECRET_NOT_FOUND", "all or nothing");

@@ -24,6 +24,8 @@ pub enum Mood {
     Passing,
     /// Whatever is or gets connected is cut.
     Cutting,
+    /// Connections stay, and nothing that is said on them arrives.
+    Holding,
     /// The server hears everything; where it answers, the connection is cut instead.
     SwallowingAnswers,
     /// The client hears everything; where it says something, the connection is cut instead.
@@ -72,18 +74,19 @@ impl Drop for Proxy {
 async fn pass(client: TcpStream, port: u16, mut mood: watch::Receiver<Mood>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let moods = mood.clone();
+    let [requests, answers] = [mood.clone(), mood.clone()];
     tokio::select! {
         _ = mood.wait_for(|mood| *mood == Mood::Cutting) => {}
-        () = copy(from_client, to_server, || *moods.borrow() != Mood::SwallowingRequests) => {}
-        () = copy(from_server, to_client, || *moods.borrow() != Mood::SwallowingAnswers) => {}
+        () = copy(from_client, to_server, requests, Mood::SwallowingRequests) => {}
+        () = copy(from_server, to_client, answers, Mood::SwallowingAnswers) => {}
     }
 }
 
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, may_pass: impl Fn() -> bool) {
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mood: watch::Receiver<Mood>, swallows: Mood) {
     let mut bytes = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
-        if !may_pass() || to.write_all(&bytes[..count]).await.is_err() {
+        let passes = mood.wait_for(|mood| *mood != Mood::Holding).await.is_ok_and(|mood| *mood != swallows);
+        if !passes || to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::resource::{Resource, ResourceName, Versions};
 use crate::clock::Timestamp;
 use crate::error::{Failure, Reason};
+use crate::state::Position;
 
 /// Of one resource; more are not told apart by anybody.
 const MAX_REJECTIONS: usize = 100;
@@ -32,6 +33,8 @@ struct Entry {
 pub struct Account {
     /// The last versions that were found good, and since when.
     pub good: Option<(Versions, Timestamp)>,
+    /// How much of the log was known when those were read.
+    as_of: Option<Position>,
     /// Why the newest value is not published.
     pub trouble: Option<(Reason, String)>,
     pub streams: usize,
@@ -80,9 +83,15 @@ impl Board {
         self.account(name)?.good.as_ref().map(|(versions, _)| versions.clone())
     }
 
-    /// The newest value can be published.
-    pub fn is_good(&self, name: &ResourceName, versions: &Versions, now: Timestamp) {
+    /// The newest value can be published, as it was read as of a place in the log. One stream's slow read does not take
+    /// back what another has read since.
+    pub fn is_good(&self, name: &ResourceName, versions: &Versions, as_of: Option<Position>, now: Timestamp) {
         let Some(mut account) = self.account(name) else { return };
+        let is_older = |known: Position, read: Position| known.epoch == read.epoch && read.revision < known.revision;
+        if account.as_of.zip(as_of).is_some_and(|(known, read)| is_older(known, read)) {
+            return;
+        }
+        account.as_of = as_of;
         if account.trouble.take().is_some() {
             tracing::info!(resource = %name, "the newest value can be published to Envoys again");
         }
@@ -150,4 +159,33 @@ impl Drop for Seat {
 
 fn lock(entry: &Entry) -> MutexGuard<'_, Account> {
     entry.account.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::resource::Kind;
+    use super::*;
+    use crate::names::SecretName;
+    use crate::state::{Epoch, Revision};
+
+    #[test]
+    fn what_is_good_does_not_go_back_to_what_was_read_before() {
+        let name = ResourceName::parse("web").unwrap();
+        let secret = SecretName::parse("stores/a/secrets/web").unwrap();
+        let board = Board::new([(name.clone(), Resource { kind: Kind::Generic, secret, key: None })].into());
+        let versions = |id: &str| Versions(vec![id.into()]);
+        let at = |epoch: &str, revision| {
+            Some(Position { epoch: Epoch::parse(&epoch.repeat(32)).unwrap(), revision: Revision::new(revision) })
+        };
+        for (read, as_of, good) in [
+            ("2", at("1", 7), "2"),
+            ("1", at("1", 6), "2"),
+            // It was disabled since.
+            ("1", at("1", 8), "1"),
+            ("3", at("2", 5), "3"),
+        ] {
+            board.is_good(&name, &versions(read), as_of, Timestamp::from_secs(1));
+            assert_eq!(board.good(&name), Some(versions(good)), "{read} as of {as_of:?}");
+        }
+    }
 }

@@ -38,10 +38,14 @@ impl Material {
                 let chain = blocks(first, CERTIFICATE);
                 let key = blocks(last, PRIVATE_KEY);
                 let certificates = certificates(&chain).map_err(unusable(&resource.secret))?;
-                let leaf =
-                    certificates.first().map_or(Err(DAMAGED), |leaf| ends(leaf)).map_err(unusable(&resource.secret))?;
-                if leaf <= now {
-                    let what = format!("holds a certificate that ended at {leaf}; store its successor");
+                let leaf = certificates.first().map_or(Err(DAMAGED), |leaf| life(leaf));
+                let Life { begins, ends } = leaf.map_err(unusable(&resource.secret))?;
+                if ends <= now {
+                    let what = format!("holds a certificate that ended at {ends}; store its successor");
+                    return Err(unusable(&resource.secret)(what));
+                }
+                if begins > now {
+                    let what = format!("holds a certificate that begins only at {begins}; it is published then");
                     return Err(unusable(&resource.secret)(what));
                 }
                 check_pair(certificates, &key).map_err(unusable(key_secret))?;
@@ -50,9 +54,14 @@ impl Material {
             Kind::ValidationContext => {
                 let ca = blocks(first, CERTIFICATE);
                 let certificates = certificates(&ca).map_err(unusable(&resource.secret))?;
-                let ends = certificates.iter().map(|der| ends(der)).collect::<Result<Vec<_>, _>>();
-                if ends.map_err(unusable(&resource.secret))?.iter().all(|end| *end <= now) {
+                let lives = certificates.iter().map(|der| life(der)).collect::<Result<Vec<_>, _>>();
+                let lives = lives.map_err(unusable(&resource.secret))?;
+                if lives.iter().all(|life| life.ends <= now) {
                     let what = "holds certificates that have all ended, so that nobody would pass; store current ones";
+                    return Err(unusable(&resource.secret)(what));
+                }
+                if !lives.iter().any(|life| life.begins <= now && now < life.ends) {
+                    let what = "holds no certificate that has begun, so that nobody would pass; it is published then";
                     return Err(unusable(&resource.secret)(what));
                 }
                 Ok(Self::ValidationContext { ca })
@@ -107,9 +116,17 @@ fn certificates(pem: &SecretBytes) -> Result<Vec<CertificateDer<'static>>, &'sta
     }
 }
 
-fn ends(der: &[u8]) -> Result<Timestamp, &'static str> {
+/// Of a certificate.
+struct Life {
+    begins: Timestamp,
+    ends: Timestamp,
+}
+
+fn life(der: &[u8]) -> Result<Life, &'static str> {
     let (_, certificate) = parse_x509_certificate(der).map_err(|_| DAMAGED)?;
-    Ok(Timestamp::from_secs(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0)))
+    let [begins, ends] = [certificate.validity().not_before, certificate.validity().not_after]
+        .map(|time| Timestamp::from_secs(u64::try_from(time.timestamp()).unwrap_or(0)));
+    Ok(Life { begins, ends })
 }
 
 /// The parser's own errors quote the text, so they are dropped.
@@ -142,9 +159,13 @@ mod tests {
     }
 
     fn issued(until: i32) -> (String, String) {
+        issued_for(2000, until)
+    }
+
+    fn issued_for(from: i32, until: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["web.test".to_owned()]).unwrap();
-        params.not_after = date_time_ymd(until, 1, 1);
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
@@ -175,16 +196,19 @@ mod tests {
         let tls = resource(Kind::TlsCertificate, Some("key"));
         let ((certificate, key), (_, other)) = (issued(2090), issued(2090));
         let (ended, ended_key) = issued(2020);
+        let (early, early_key) = issued_for(2080, 2090);
         let damaged = certificate.replace("MII", "!!!");
-        let cases: [(&Resource, &[&str], &str); 9] = [
+        let cases: [(&Resource, &[&str], &str); 11] = [
             (&tls, &["", &key], "secrets/web holds no certificate"),
             (&tls, &[&damaged, &key], "that is damaged"),
             (&tls, &[&certificate, ""], "secrets/key holds no private key"),
             (&tls, &[&certificate, &key.replace("MIG", "!!!")], "damaged or under a passphrase"),
             (&tls, &[&certificate, &other], "does not belong to"),
             (&tls, &[&ended, &ended_key], "ended at 2020-01-01"),
+            (&tls, &[&early, &early_key], "begins only at 2080-01-01"),
             (&resource(Kind::ValidationContext, None), &[&key], "holds no certificate"),
             (&resource(Kind::ValidationContext, None), &[&ended], "have all ended"),
+            (&resource(Kind::ValidationContext, None), &[&format!("{ended}{early}")], "has begun"),
             (&resource(Kind::Generic, None), &[""], "is empty"),
         ];
         for (resource, values, expected) in cases {
@@ -209,8 +233,8 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_that_follows_another_that_ended_goes_on() {
-        let bundle = format!("{}{}", issued(2020).0, issued(2090).0);
+    fn a_ca_goes_on_beside_others_that_have_ended_or_not_begun() {
+        let bundle = format!("{}{}{}", issued(2020).0, issued(2090).0, issued_for(2080, 2090).0);
         let found = check(&resource(Kind::ValidationContext, None), &[&bundle]);
         assert!(matches!(found, Ok(Material::ValidationContext { ca }) if ca.expose() == bundle.as_bytes()));
     }

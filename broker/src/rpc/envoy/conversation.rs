@@ -73,6 +73,8 @@ struct Wanted {
     refusal: Option<Failure>,
     /// Why it was not served when it was last looked at.
     trouble: Option<Reason>,
+    /// What it was offered then is not the newest.
+    is_held_back: bool,
 }
 
 struct Sent {
@@ -146,14 +148,20 @@ impl Conversation {
             {
                 return Ok(Some(published));
             }
-            let sent = self.at.filter(|_| self.due.is_empty() && self.unanswered.is_none());
-            self.follower.record(sent).await;
+            if let Some(at) = self.at.filter(|_| self.due.is_empty() && self.unanswered.is_none()) {
+                self.follower.sent(at);
+            }
             tokio::select! {
                 asked = self.asked.next() => match asked {
                     Some(Ok(asked)) => self.hear(asked)?,
                     Some(Err(_)) => return Err(unreadable()),
-                    None => return Ok(None),
+                    None => {
+                        // Its last word counts, too.
+                        self.follower.finish().await;
+                        return Ok(None);
+                    }
                 },
+                () = self.follower.record() => {}
                 // A log that has ended stops telling; whoever stops the broker ends the stream.
                 Ok(()) = self.head.changed() => self.read_log(),
                 _ = self.tick.tick() => self.look_around()?,
@@ -253,8 +261,9 @@ impl Conversation {
             };
             judged.note(&mut round.record, !is_known);
             match judged {
-                Judged { result: Ok(offer), .. } => {
+                Judged { result: Ok(offer), is_held_back, .. } => {
                     wanted.serve(&self.rpc, &offer);
+                    wanted.is_held_back = is_held_back;
                     if !is_known {
                         round.offers.push(offer);
                     } else if wanted.accepted == wanted.sent {
@@ -337,7 +346,7 @@ impl Conversation {
             self.policies = policies;
             self.look_at_all();
         }
-        let failing = self.wanted.iter().filter(|(_, wanted)| wanted.trouble.is_some());
+        let failing = self.wanted.iter().filter(|(_, wanted)| wanted.trouble.is_some() || wanted.is_held_back);
         self.due.extend(failing.map(|(name, _)| name.clone()));
         Ok(())
     }

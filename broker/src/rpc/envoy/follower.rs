@@ -1,11 +1,16 @@
 //! An Envoy as a subscriber: on record, so that an old version is not retired while it still runs it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
 use super::super::call::Call;
 use crate::digest::Digest;
+use crate::error::Failure;
 use crate::gateway::sds::{Resource, ResourceName};
 use crate::identity::Caller;
 use crate::names::SecretName;
@@ -17,30 +22,40 @@ use crate::state::Position;
 const READABLE: usize = 40;
 
 /// One stream's standing as a subscriber. What cannot be put on record is tried again: an Envoy is served whatever the
-/// state does.
+/// state does, and does not wait for it.
 pub(super) struct Follower {
+    name: Option<SubscriberName>,
+    secrets: BTreeSet<SecretName>,
+    answers: Answers,
+    /// Its standing is to be made anew.
+    begins_anew: bool,
+    is_due: bool,
+    /// `None` while it writes.
+    recorder: Option<Recorder>,
+    writing: Option<BoxFuture<'static, (Recorder, Answers)>>,
+}
+
+/// What it made of versions: why it refused one, or that it runs it.
+type Answers = BTreeMap<SecretName, (Arc<str>, Option<String>)>;
+
+struct Recorder {
     watches: Watches,
     caller: Caller,
     peer: IpAddr,
-    name: Option<SubscriberName>,
-    secrets: BTreeSet<SecretName>,
     standing: Option<(Membership, Arc<Viewer>)>,
-    /// What it made of versions, until that is on record: why it refused one, or that it runs it.
-    answers: BTreeMap<SecretName, (Arc<str>, Option<String>)>,
-    is_due: bool,
 }
 
 impl Follower {
     pub(super) fn new(watches: &Watches, call: &Call) -> Self {
+        let (watches, caller, peer) = (watches.clone(), call.caller.clone(), call.peer.ip());
         Self {
-            watches: watches.clone(),
-            caller: call.caller.clone(),
-            peer: call.peer.ip(),
             name: None,
             secrets: BTreeSet::new(),
-            standing: None,
-            answers: BTreeMap::new(),
+            answers: Answers::new(),
+            begins_anew: false,
             is_due: false,
+            recorder: Some(Recorder { watches, caller, peer, standing: None }),
+            writing: None,
         }
     }
 
@@ -54,7 +69,8 @@ impl Follower {
         if self.name.is_none() {
             self.name = served.first().and_then(|(resource, _)| subscriber_name(node, resource));
         }
-        (self.secrets, self.standing, self.is_due) = (secrets, None, true);
+        self.secrets = secrets;
+        self.begin_anew();
     }
 
     pub(super) fn took(&mut self, versions: Vec<(SecretName, Arc<str>)>) {
@@ -70,7 +86,7 @@ impl Follower {
 
     /// Its rights may be others, or what is on record another history.
     pub(super) fn begin_anew(&mut self) {
-        (self.standing, self.is_due) = (None, true);
+        (self.begins_anew, self.is_due) = (true, true);
     }
 
     /// What could not be recorded may be by now.
@@ -78,29 +94,73 @@ impl Follower {
         self.is_due = true;
     }
 
-    /// `sent`: how far in the log it is up to date.
-    pub(super) async fn record(&mut self, sent: Option<Position>) {
-        if std::mem::take(&mut self.is_due)
-            && let Some(name) = self.name.clone()
-            && let Err(failure) = self.try_record(&name).await
-        {
-            tracing::debug!(%failure, "an Envoy's standing is not on record yet");
-        }
-        if let Some(((membership, _), at)) = self.standing.as_ref().zip(sent) {
+    /// How far in the log it is up to date.
+    pub(super) fn sent(&self, at: Position) {
+        if let Some((membership, _)) = self.recorder.as_ref().and_then(|recorder| recorder.standing.as_ref()) {
             membership.sent(at.revision);
         }
     }
 
-    async fn try_record(&mut self, name: &SubscriberName) -> Result<(), crate::error::Failure> {
-        if self.secrets.is_empty() {
-            return Ok(());
+    /// Returns when something was put on record, or could not be. Dropped while it waits, it has lost nothing.
+    pub(super) async fn record(&mut self) {
+        self.begin();
+        let Some(writing) = &mut self.writing else { return std::future::pending().await };
+        let (recorder, left) = writing.await;
+        (self.recorder, self.writing) = (Some(recorder), None);
+        for (secret, answer) in left {
+            // What was said since counts.
+            self.answers.entry(secret).or_insert(answer);
         }
+    }
+
+    /// Puts on record what has been said so far.
+    pub(super) async fn finish(&mut self) {
+        while self.is_due || self.writing.is_some() {
+            if self.name.is_none() || self.secrets.is_empty() {
+                return;
+            }
+            self.record().await;
+        }
+    }
+
+    fn begin(&mut self) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if take(&mut self.begins_anew) {
+            recorder.standing = None;
+        }
+        let Some(name) = self.name.clone().filter(|_| self.is_due && !self.secrets.is_empty()) else { return };
+        let Some(recorder) = self.recorder.take() else { return };
+        self.is_due = false;
+        self.writing = Some(recorder.write(name, self.secrets.clone(), take(&mut self.answers)).boxed());
+    }
+}
+
+impl Recorder {
+    /// With what is left to be written.
+    async fn write(
+        mut self,
+        name: SubscriberName,
+        secrets: BTreeSet<SecretName>,
+        mut answers: Answers,
+    ) -> (Self, Answers) {
+        if let Err(failure) = self.try_write(&name, secrets, &mut answers).await {
+            tracing::debug!(%failure, "an Envoy's standing is not on record yet");
+        }
+        (self, answers)
+    }
+
+    async fn try_write(
+        &mut self,
+        name: &SubscriberName,
+        secrets: BTreeSet<SecretName>,
+        answers: &mut Answers,
+    ) -> Result<(), Failure> {
         let subscribers = self.watches.subscribers();
         let viewer = match &self.standing {
             Some((_, viewer)) => Arc::clone(viewer),
             None => {
-                let filter = Filter::of(self.secrets.iter().cloned());
                 let sight = self.watches.sight().clone();
+                let filter = Filter::of(secrets.into_iter());
                 let viewer = Arc::new(Viewer::new(sight, self.caller.clone(), self.peer, filter));
                 let membership = subscribers.join(Arc::clone(&viewer), name.clone(), Way::Envoy).await?;
                 self.standing = Some((membership, Arc::clone(&viewer)));
@@ -108,12 +168,12 @@ impl Follower {
             }
         };
         // Each reason by itself, and all acceptances together.
-        while let Some((_, (_, why))) = self.answers.first_key_value() {
+        while let Some((_, (_, why))) = answers.first_key_value() {
             let why = why.clone();
-            let alike = self.answers.iter().filter(|(_, (_, other))| *other == why);
+            let alike = answers.iter().filter(|(_, (_, other))| *other == why);
             let versions: Vec<_> = alike.map(|(secret, (version, _))| (secret.clone(), Arc::clone(version))).collect();
             subscribers.acknowledge(&viewer, name, &versions, why.as_deref().unwrap_or_default()).await?;
-            self.answers.retain(|_, (_, other)| *other != why);
+            answers.retain(|_, (_, other)| *other != why);
         }
         Ok(())
     }

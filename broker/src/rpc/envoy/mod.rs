@@ -7,6 +7,7 @@ mod fuzz;
 mod messages;
 mod offers;
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -73,8 +74,10 @@ impl SecretDiscoveryService for EnvoyRpc {
             check_count(resource_names.len())?;
             check_lengths(&resource_names)?;
             call.draft.note(|record| record.resource = Some(resource_names.join(" ").into()));
-            let mut offers = Vec::with_capacity(resource_names.len());
-            for name in &resource_names {
+            // Each once, in whatever order they are asked for.
+            let names = resource_names.iter().collect::<BTreeSet<_>>();
+            let mut offers = Vec::with_capacity(names.len());
+            for name in names {
                 let judged = self.judge(&call, name).await;
                 call.draft.note(|record| judged.note(record, true));
                 offers.push(judged.result?);

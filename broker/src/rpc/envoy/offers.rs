@@ -12,6 +12,7 @@ use crate::error::{Failure, Reason};
 use crate::gateway::sds::{Material, Resource, ResourceName, Versions};
 use crate::names::{SecretName, VersionId};
 use crate::secrets::{Demand, Labels, Read, Secrets};
+use crate::state::Position;
 use crate::status::ReasonExt as _;
 
 /// A resource as it could be published to one caller.
@@ -26,15 +27,26 @@ pub(super) struct Offer {
 /// What became of one resource, and what goes on record about it.
 pub(super) struct Judged {
     pub(super) result: Result<Offer, Failure>,
+    /// The last good value is offered, since the newest cannot be.
+    pub(super) is_held_back: bool,
     items: Vec<Item>,
     decision: Decision,
     policy: Option<Digest>,
+}
+
+/// Values that go together.
+struct Usable {
+    versions: Versions,
+    material: Material,
+    as_of: Option<Position>,
+    items: Vec<Item>,
 }
 
 impl EnvoyRpc {
     pub(super) async fn judge(&self, call: &Call, name: &str) -> Judged {
         let mut judged = Judged {
             result: Err(hidden(call, name)),
+            is_held_back: false,
             items: Vec::new(),
             decision: Decision::Deny,
             policy: Some(call.gate.policies().current().hash()),
@@ -59,8 +71,8 @@ impl EnvoyRpc {
         }
         let newest = vec![VersionId::Latest; permits.len()];
         let failure = match self.read(call, resource, &permits, &newest).await {
-            Ok((versions, material, items)) => {
-                self.board.is_good(name, &versions, call.clock.now());
+            Ok(Usable { versions, material, as_of, items }) => {
+                self.board.is_good(name, &versions, as_of, call.clock.now());
                 judged.items = items;
                 return Ok(offer(name, resource, &versions, material));
             }
@@ -75,11 +87,11 @@ impl EnvoyRpc {
             }
             None => None,
         };
-        let Some((versions, material, items)) = kept else {
+        let Some(Usable { versions, material, items, .. }) = kept else {
             judged.fail(resource.secret.shared(), &failure);
             return Err(failure);
         };
-        judged.items = items;
+        (judged.items, judged.is_held_back) = (items, true);
         Ok(offer(name, resource, &versions, material))
     }
 
@@ -126,7 +138,7 @@ impl EnvoyRpc {
         resource: &Resource,
         permits: &[Permit],
         versions: &[VersionId],
-    ) -> Result<(Versions, Material, Vec<Item>), Failure> {
+    ) -> Result<Usable, Failure> {
         let mut reads = Vec::with_capacity(permits.len());
         for (permit, version) in permits.iter().zip(versions) {
             reads.push(self.secrets().get(permit, version, Demand::default()).await?);
@@ -134,7 +146,8 @@ impl EnvoyRpc {
         let values: Vec<_> = reads.iter().map(|read| read.fetched.payload.clone()).collect();
         let material = Material::check(resource, &values, call.clock.now())?;
         let found = reads.iter().map(|read| Arc::clone(&read.fetched.version.id)).collect();
-        Ok((Versions(found), material, reads.iter().map(item).collect()))
+        let as_of = reads.iter().filter_map(|read| read.position).min_by_key(|position| position.revision);
+        Ok(Usable { versions: Versions(found), material, as_of, items: reads.iter().map(item).collect() })
     }
 
     fn secrets(&self) -> &Secrets {
