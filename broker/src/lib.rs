@@ -4,6 +4,7 @@ pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod audit;
+mod browser;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -161,6 +161,19 @@ async fn no_page_may_call_unless_its_origin_is_listed() {
 }
 
 #[tokio::test]
+async fn no_page_makes_an_old_browser_call_by_an_address_alone() {
+    let broker = TestBroker::start().await;
+    let query = format!("{GET}?encoding=json&message=%7B%22name%22%3A%22stores%2Flocal%2Fsecrets%2Fnone%22%7D");
+    let call = async |path: &str, arguments: &[&str]| curl(&broker, Some(&broker.client), path, arguments).await.status;
+    let old = ["-H", "user-agent: Mozilla/5.0 (Windows NT 6.1; rv:52.0) Gecko/20100101 Firefox/52.0"];
+    assert_eq!(call(&query, &old).await, 403);
+    assert!(records(&broker.path().join("audit")).is_empty());
+    assert_eq!(call(&query, &[]).await, 404, "what is no browser may");
+    let post = ["-H", "content-type: application/json", "-d", "{\"name\": \"stores/local/secrets/none\"}"];
+    assert_eq!(call(GET, &[&old[..], &post].concat()).await, 404, "where a page posts, its origin is told");
+}
+
+#[tokio::test]
 async fn a_listed_page_is_told_what_it_may_send_and_read() {
     let broker = origin_allowed().await;
     let request = Request::builder()

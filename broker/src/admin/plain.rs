@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::pages::{self, Answer, Pages};
+use crate::browser;
 
 const CONNECTIONS: usize = 64;
 /// For a request's head, and for a kept-alive connection to send its next one.
@@ -96,9 +97,10 @@ impl Admin {
 }
 
 fn answer(pages: &Pages, request: &Request<Incoming>) -> Answer {
-    // What probes and collectors ask by whatever name they know it by, names nobody.
-    if request.uri().path() == "/" && !pages::names_this_host(request) {
-        let words = "this page is for browsers on the broker's host; ask for it by localhost or 127.0.0.1\n";
+    // Probes and collectors ask by whatever name they know the broker by; a page of the web cannot pass for one.
+    let is_for_page = request.uri().path() == "/" || browser::is_one(request.headers());
+    if is_for_page && !pages::names_this_host(request) {
+        let words = "this is for browsers on the broker's host; ask for it by localhost or 127.0.0.1\n";
         return pages::text(StatusCode::MISDIRECTED_REQUEST, words);
     }
     pages.answer(request)

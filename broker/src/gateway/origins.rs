@@ -9,9 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tonic::body::Body;
 
 use super::speech::{Refusal, plain};
-
-/// What browsers add to each request, be it one that carries its page's origin or not.
-const FETCH_SITE: &str = "sec-fetch-site";
+use crate::browser;
 
 /// A page sends its token itself; a certificate or a cookie of the browser is never asked for.
 const HEADERS: &str = "authorization, content-type, connect-protocol-version, connect-timeout-ms, grpc-timeout, \
@@ -32,7 +30,10 @@ impl Origins {
     pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<Option<HeaderValue>, Refusal> {
         let headers = request.headers();
         let origin = headers.get(ORIGIN);
-        if origin.is_none() && !headers.contains_key(FETCH_SITE) {
+        // Old browsers fetch an image or a script for a page without a word of it, and so by GET.
+        let is_for_page =
+            if request.method() == Method::GET { browser::is_one(headers) } else { browser::tells_its_page(headers) };
+        if !is_for_page {
             return Ok(None);
         }
         let Some(origin) = origin.filter(|origin| self.0.iter().any(|allowed| *origin == allowed.as_str())) else {

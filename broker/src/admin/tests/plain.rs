@@ -108,6 +108,24 @@ async fn shows_its_status_page_to_browsers_that_know_where_they_are() {
 }
 
 #[tokio::test]
+async fn collectors_call_it_by_any_name_and_browsers_by_this_host_s() {
+    let admin = start(|admin| admin).await;
+    let ask = async |path: &str, host: &str, more: &str| {
+        admin.say(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{more}connection: close\r\n\r\n").as_bytes()).await
+    };
+    assert!(ask("/metrics", "broker-0:7445", "user-agent: Prometheus/3.0\r\n").await.starts_with("HTTP/1.1 200 "));
+    for browser in
+        ["user-agent: Mozilla/5.0 (X11)\r\n", "origin: http://rebound.example\r\n", "sec-fetch-site: none\r\n"]
+    {
+        assert!(ask("/metrics", "localhost:7445", browser).await.starts_with("HTTP/1.1 200 "), "{browser}");
+        for path in ["/metrics", "/healthz", "/status.js"] {
+            let answer = ask(path, "rebound.example:7445", browser).await;
+            assert!(answer.starts_with("HTTP/1.1 421 "), "{path} {browser}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn survives_bad_input() {
     let admin = start(|admin| admin).await;
     let mut huge = b"GET /healthz HTTP/1.1\r\nhost: x\r\nfill: ".to_vec();

@@ -39,14 +39,14 @@ pub(in crate::gateway) async fn request(
     let (mut head, body) = request.into_parts();
     check_version(&head.headers)?;
     check_encoding(&head.headers)?;
-    let sent = if get {
+    let mut sent = if get {
         Query::parse(head.uri.query().unwrap_or_default())?.message(most)?
     } else {
         frame::collect(body, most).await?
     };
     let message = match codec {
         Codec::Proto => sent,
-        Codec::Json => from_json(schema, types.input, &sent)?,
+        Codec::Json => from_json(schema, types.input, &mut sent)?,
     };
     // gRPC's own headers mean nothing here, and must not come to mean something.
     for name in [CONTENT_TYPE.as_str(), CONTENT_ENCODING.as_str(), "content-length", "grpc-encoding", "grpc-timeout"] {
@@ -56,9 +56,10 @@ pub(in crate::gateway) async fn request(
     Ok(Request::from_parts(head, frame::body(frame::finish(message))))
 }
 
-fn from_json(schema: &Schema, input: MessageId, sent: &Wiped) -> Result<Wiped, Failure> {
-    let json = &sent.as_slice()[frame::HEAD..];
-    schema.read(input, json, frame::begin(json.len()))
+fn from_json(schema: &Schema, input: MessageId, sent: &mut Wiped) -> Result<Wiped, Failure> {
+    let json = &mut sent.as_mut_slice()[frame::HEAD..];
+    let out = frame::begin(json.len());
+    schema.read(input, json, out)
 }
 
 fn check_version(headers: &HeaderMap) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! The contract's messages as JSON, by protobuf's own mapping: straight from text to wire format and back, without a
 //! tree in between that would hold secrets once more.
 
+mod escapes;
 mod fault;
 #[cfg(test)]
 mod fuzz;

@@ -11,6 +11,7 @@ use prost::Message as _;
 use prost::encoding::{encode_varint, encoded_len_varint};
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
+use super::escapes;
 use super::fault::{Fault, Step, is_plain, path, syntax};
 use super::schema::{Field, Kind, Label, Message, MessageId, Schema, Shape};
 use crate::error::Failure;
@@ -35,9 +36,10 @@ const DELIMITED: u64 = 2;
 
 impl Schema {
     /// Adds the message to what `out` holds.
-    pub(in crate::gateway) fn read(&self, message: MessageId, json: &[u8], out: Wiped) -> Result<Wiped, Failure> {
+    pub(in crate::gateway) fn read(&self, message: MessageId, json: &mut [u8], out: Wiped) -> Result<Wiped, Failure> {
         let mut reader = Reader { schema: self, out, path: Vec::new(), depth: 0, fault: None };
-        let mut parser = serde_json::Deserializer::from_slice(json);
+        let length = escapes::undo(json);
+        let mut parser = serde_json::Deserializer::from_slice(&json[..length]);
         let whole = Slot { reader: &mut reader, kind: Kind::Message(message), label: Label::One, number: None };
         let read = whole.deserialize(&mut parser).and_then(|given| parser.end().map(|()| given));
         let fault = match (read, reader.fault) {
@@ -335,7 +337,15 @@ impl<'de> Visitor<'de> for Slot<'_, '_> {
         self.number(whole.then_some(value as i64), value)
     }
 
+    fn visit_borrowed_str<E: serde::de::Error>(self, text: &'de str) -> Result<bool, E> {
+        self.text(text)
+    }
+
+    /// With an escape in it.
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<bool, E> {
+        if self.label == Label::One && self.kind == Kind::Bytes {
+            return Err(self.reader.refuse("is not base64"));
+        }
         self.text(text)
     }
 

@@ -17,7 +17,7 @@ use crate::rpc::METHODS;
 fn wire(message: &str, json: &str) -> Result<Vec<u8>, Failure> {
     let schema = Schema::new().unwrap();
     let id = schema.message_named(&format!("keyferry.v1.{message}")).unwrap();
-    schema.read(id, json.as_bytes(), Wiped::with_capacity(0)).map(|wire| wire.as_slice().to_vec())
+    schema.read(id, &mut json.as_bytes().to_vec(), Wiped::with_capacity(0)).map(|wire| wire.as_slice().to_vec())
 }
 
 fn read<M: Message + Default>(message: &str, json: &str) -> M {
@@ -196,7 +196,7 @@ fn what_is_no_json_is_refused_with_its_line() {
     }
     let schema = Schema::new().unwrap();
     let id = schema.message_named("keyferry.v1.GetSecretRequest").unwrap();
-    assert!(schema.read(id, b"{\"name\": \"\xff\"}", Wiped::with_capacity(0)).is_err());
+    assert!(schema.read(id, &mut b"{\"name\": \"\xff\"}".to_vec(), Wiped::with_capacity(0)).is_err());
 }
 
 #[test]
