@@ -1,17 +1,18 @@
 //! Decisions that were made before. Cedar's cost grows with the policy set; a caller's next call should not pay it.
 
-use moka::sync::Cache;
+use std::time::Duration;
 
 use super::action::{Action, Circumstances, Resource};
+use super::kept::Kept;
 use super::policy::{Policies, Verdict};
 use crate::digest::Digest;
 use crate::identity::{Caller, Credentials};
 
-const MAX_DECISIONS: u64 = 100_000;
+const MAX_DECISIONS: usize = 100_000;
 
 /// Whatever a decision can depend on is in its key, or keeps it from being kept at all.
-#[derive(Clone, Debug)]
-pub(super) struct Decisions(Cache<Question, bool, foldhash::fast::RandomState>);
+#[derive(Debug)]
+pub(super) struct Decisions(Kept<Question, bool>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {
@@ -24,8 +25,7 @@ struct Question {
 
 impl Decisions {
     pub(super) fn new() -> Self {
-        let cache = Cache::builder().max_capacity(MAX_DECISIONS);
-        Self(cache.build_with_hasher(foldhash::fast::RandomState::default()))
+        Self(Kept::new(MAX_DECISIONS, Duration::MAX))
     }
 
     pub(super) fn decide(
@@ -43,11 +43,11 @@ impl Decisions {
         }
         let question =
             Question { policies: policies.hash(), caller: caller.credentials(), action, resource: resource.clone() };
-        if let Some(known) = self.0.get(&question) {
+        if let Some(known) = self.0.get(&question, Duration::ZERO) {
             return known;
         }
         let allowed = decide();
-        self.0.insert(question, allowed);
+        self.0.insert(question, allowed, Duration::ZERO);
         allowed
     }
 }

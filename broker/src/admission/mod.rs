@@ -4,6 +4,7 @@ mod action;
 mod decisions;
 mod explain;
 mod gate;
+mod kept;
 mod policy;
 mod profile;
 mod quota;

@@ -6,14 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use moka::sync::Cache;
-
+use super::kept::Kept;
 use crate::clock::SharedClock;
 use crate::error::{Failure, Reason};
 use crate::names::SecretName;
 
 /// Callers remembered at a time. One that was forgotten begins with a full bucket, which a stranger would too.
-const MAX_CALLERS: u64 = 65_536;
+const MAX_CALLERS: usize = 65_536;
 
 /// Limits of each replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +56,7 @@ pub struct Allowance {
 #[derive(Debug)]
 pub struct Quota {
     settings: QuotaSettings,
-    callers: Cache<Arc<str>, Arc<Usage>, foldhash::fast::RandomState>,
+    callers: Kept<Arc<str>, Arc<Usage>>,
     hasher: foldhash::fast::RandomState,
     clock: SharedClock,
     epoch: Instant,
@@ -78,10 +77,9 @@ struct Touched(HashMap<u64, u32, foldhash::fast::RandomState>);
 impl Quota {
     pub fn new(settings: QuotaSettings, clock: SharedClock) -> Self {
         let idle = settings.distinct_window.max(Duration::from_secs(60));
-        let callers = Cache::builder().max_capacity(MAX_CALLERS).time_to_idle(idle);
         Self {
             settings,
-            callers: callers.build_with_hasher(foldhash::fast::RandomState::default()),
+            callers: Kept::new(MAX_CALLERS, idle),
             hasher: foldhash::fast::RandomState::default(),
             epoch: clock.monotonic(),
             clock,
@@ -91,11 +89,8 @@ impl Quota {
     /// Takes one call out of the caller's bucket and, for a secret, remembers that it was touched.
     pub fn take(&self, caller: &Arc<str>, class: QuotaClass, secret: Option<&SecretName>) -> Result<(), Failure> {
         let Some((place, bucket)) = self.bucket(class) else { return Ok(()) };
-        let usage = match self.callers.get(caller) {
-            Some(usage) => usage,
-            None => self.callers.get_with(Arc::clone(caller), Arc::default),
-        };
         let now = self.clock.monotonic().saturating_duration_since(self.epoch);
+        let usage = self.callers.get_or_insert(caller, Arc::default, now);
         if let Err(wait) = usage.spend(place, bucket, now) {
             let limit = format!("{} {} calls a second, {} at once", bucket.rate, class.as_str(), bucket.burst);
             let message = format!("{caller} has used up its quota of {limit}; wait as long as RetryInfo says");
@@ -111,7 +106,7 @@ impl Quota {
     pub fn allowance(&self, caller: &str, class: QuotaClass) -> Option<Allowance> {
         let (place, bucket) = self.bucket(class)?;
         let now = self.clock.monotonic().saturating_duration_since(self.epoch);
-        let calls_left = match self.callers.get(caller) {
+        let calls_left = match self.callers.get(caller, now) {
             Some(usage) => usage.left(place, bucket, now),
             None => u64::from(bucket.burst.max(1)),
         };
@@ -119,9 +114,8 @@ impl Quota {
     }
 
     /// How many callers are remembered.
-    pub fn callers(&self) -> u64 {
-        self.callers.run_pending_tasks();
-        self.callers.entry_count()
+    pub fn callers(&self) -> usize {
+        self.callers.len()
     }
 
     fn touch(&self, caller: &Arc<str>, usage: &Usage, secret: &SecretName, now: Duration) -> Result<(), Failure> {

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use super::courtesy::never_cut_in;
 use super::directory::{Directory, LockError};
 use super::key::{KeyError, PublicKeys, SigningKey};
 use super::line::{self, Hash};
@@ -131,7 +132,14 @@ impl Log {
             std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(OpenError::Thread)
         };
         let syncer = spawn("audit-sync", Box::new(move || syncer.run()))?;
-        let writer = spawn("audit", Box::new(move || writer.run(serving))).inspect_err(|_| handoff.close())?;
+        let writer = spawn(
+            "audit",
+            Box::new(move || {
+                never_cut_in();
+                writer.run(serving);
+            }),
+        )
+        .inspect_err(|_| handoff.close())?;
         let threads = Mutex::new(vec![writer, syncer]);
         Ok((Self(Arc::new(Inner { queue, status, clock, node, threads })), recovery))
     }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
-use hyper_util::server::conn::auto::Builder;
 use tokio_util::task::TaskTracker;
 
-use super::connection::Protocol;
 use super::patience::patiently;
 use super::settings::Limits;
 use super::stats::{TransportStats, count};
@@ -38,21 +37,14 @@ pub(super) struct Calls {
 
 #[derive(Debug)]
 pub(super) struct Http {
-    http1: Builder<Calls>,
-    http2: Builder<Calls>,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<Calls>,
 }
 
 impl Http {
     pub(super) fn new(limits: &Limits, tasks: TaskTracker, stats: Arc<TransportStats>) -> Self {
         let calls = Calls { tasks, patience: limits.keepalive_interval + limits.keepalive_timeout, stats };
-        Self { http1: http1(limits, calls.clone()), http2: http2(limits, calls) }
-    }
-
-    pub(super) fn speaking(&self, protocol: Protocol) -> &Builder<Calls> {
-        match protocol {
-            Protocol::Http1 => &self.http1,
-            Protocol::Http2 => &self.http2,
-        }
+        Self { http1: http1(limits), http2: http2(limits, calls) }
     }
 }
 
@@ -66,11 +58,10 @@ where
     }
 }
 
-fn http1(limits: &Limits, calls: Calls) -> Builder<Calls> {
+fn http1(limits: &Limits) -> http1::Builder {
     let header_bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
-    let mut builder = Builder::new(calls).http1_only();
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         // Runs between requests too, so it is also how long an idle connection is kept.
         .header_read_timeout(limits.keepalive_interval + limits.keepalive_timeout)
@@ -79,10 +70,9 @@ fn http1(limits: &Limits, calls: Calls) -> Builder<Calls> {
     builder
 }
 
-fn http2(limits: &Limits, calls: Calls) -> Builder<Calls> {
-    let mut builder = Builder::new(calls).http2_only();
+fn http2(limits: &Limits, calls: Calls) -> http2::Builder<Calls> {
+    let mut builder = http2::Builder::new(calls);
     builder
-        .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_bytes)

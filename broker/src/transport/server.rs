@@ -14,6 +14,7 @@ use futures_util::TryFutureExt as _;
 use futures_util::future::MapOk;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
@@ -194,16 +195,33 @@ impl Server {
             Arc::clone(self.tls.stats()),
         );
         let calls = Calls { service, connection: Arc::clone(&connection) };
-        let http = self.http.speaking(protocol).serve_connection(TokioIo::new(stream), calls);
+        let stream = TokioIo::new(stream);
+        match protocol {
+            Protocol::Http2 => {
+                let http = self.http.http2.serve_connection(stream, calls);
+                self.see_out(&connection, http, http2::Connection::graceful_shutdown).await;
+            }
+            Protocol::Http1 => {
+                let http = self.http.http1.serve_connection(stream, calls);
+                self.see_out(&connection, http, http1::Connection::graceful_shutdown).await;
+            }
+        }
+    }
+
+    /// To its end: the peer's, a drain's, or that of the certificate it came with.
+    async fn see_out<H>(&self, connection: &Connection, http: H, shut_down: impl FnOnce(Pin<&mut H>))
+    where
+        H: Future<Output = hyper::Result<()>>,
+    {
         let mut http = pin!(http);
         tokio::select! {
-            ended = after_the_others(http.as_mut()) => return self.ended(&connection, ended),
+            ended = after_the_others(http.as_mut()) => return self.ended(connection, ended),
             () = self.drain.started() => {}
             () = connection.retired() => count(&self.stats().retired),
         }
-        http.as_mut().graceful_shutdown();
+        shut_down(http.as_mut());
         match timeout(self.limits.drain_grace, after_the_others(http)).await {
-            Ok(ended) => self.ended(&connection, ended),
+            Ok(ended) => self.ended(connection, ended),
             Err(_) => {
                 count(&self.stats().cut_off);
                 tracing::warn!(peer = %connection.peer(), connection = connection.id(), "connection closed with calls under way, the grace has passed");
@@ -211,7 +229,7 @@ impl Server {
         }
     }
 
-    fn ended(&self, connection: &Connection, ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    fn ended(&self, connection: &Connection, ended: hyper::Result<()>) {
         if let Err(error) = ended {
             count(&self.stats().broken);
             tracing::debug!(peer = %connection.peer(), connection = connection.id(), %error, "connection broken off");

@@ -280,11 +280,8 @@ impl Layers {
 
 /// tonic refuses what it cannot decode before a handler runs; its refusal gets a reason of ours.
 fn explained(draft: &Arc<Draft>, response: Response<Body>) -> Response<Body> {
-    if response.headers().contains_key("grpc-status-details-bin") {
-        return response;
-    }
     let code = code_of(&response);
-    if code == Code::Ok {
+    if code == Code::Ok || response.headers().contains_key("grpc-status-details-bin") {
         return response;
     }
     let accepted = response.headers().get(ACCEPT_ENCODING).cloned();

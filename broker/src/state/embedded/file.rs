@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError};
 use thiserror::Error;
 
+use super::blocks::Blocks;
 use super::mark::{Mark, Seen};
 use super::rows::{self, HEADER, HISTORY, OLDEST, RECORDS, REVISION};
 use crate::state::failure::StateError;
@@ -315,7 +316,9 @@ fn open_database(path: &Path, create: bool) -> Result<(Database, u64), OpenError
     if mode & 0o077 != 0 {
         return Err(OpenError::Exposed { path: path.into(), mode });
     }
-    match Builder::new().set_cache_size(CACHE_BYTES).create_file(file) {
+    let opened =
+        Blocks::new(file).and_then(|file| Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(file));
+    match opened {
         Ok(database) => Ok((database, metadata.ino())),
         Err(error) => Err(not_opened(path, error)),
     }

@@ -3,6 +3,7 @@
 //! One thread writes. Transactions that arrive while it waits for the disk go into its next commit together, so that
 //! many share one sync. Reads take the last committed state and wait for no writer.
 
+mod blocks;
 mod file;
 mod history;
 mod mark;
