@@ -8,12 +8,15 @@ use keyferry_proto::v1::token_service_client::TokenServiceClient;
 use keyferry_proto::v1::{
     BatchGetSecretsRequest, BatchGetSecretsResult, WatchRotationsRequest, WatchRotationsResponse,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Request, Streaming};
 
 use crate::calls::Call;
 use crate::retry::Patience;
-use crate::{Error, Link, Logins, Options, Read, Refusal, Secret, SecretHandle, SecretPages, Watch, WatchOptions};
+use crate::{
+    Error, Link, Logins, Options, Read, Reason, Refusal, RoleName, Secret, SecretCache, SecretHandle, SecretName,
+    SecretPages, SubscriberName, Watch, WatchOptions,
+};
 
 /// A caller of one broker. Clones share its connection.
 #[derive(Clone, Debug)]
@@ -40,10 +43,21 @@ impl Client {
     pub async fn call<R: Call>(&self, mut request: R) -> Result<R::Answer, Error> {
         request.identify();
         let send = |left| {
-            let mut request = Request::new(request.clone());
-            request.set_timeout(left);
-            let link = self.link.clone();
-            async { Ok(R::send(link, request).await?.into_inner()) }
+            let (request, link) = (request.clone(), self.link.clone());
+            let send = move || {
+                let mut request = Request::new(request.clone());
+                request.set_timeout(left);
+                R::send(link.clone(), request)
+            };
+            async move {
+                let called = Instant::now();
+                let mut answer = send().await.map_err(Error::from);
+                // By the broker's clock, which is not this one.
+                if answer.as_ref().is_err_and(is_token_expired) && self.link.renew_token(called).await {
+                    answer = send().await.map_err(Error::from);
+                }
+                Ok(answer?.into_inner())
+            }
         };
         self.patience.call(send).await
     }
@@ -78,16 +92,30 @@ impl Client {
         Watch::new(self.clone(), options)
     }
 
-    /// A secret that stays the current one. Under a subscriber's name each version taken up is acknowledged, so that the
-    /// one before can retire.
-    pub async fn follow(&self, name: impl Into<String>, subscriber: Option<String>) -> Result<SecretHandle, Error> {
-        SecretHandle::start(self.clone(), name.into(), subscriber).await
+    /// Secrets that many ask for again and again: kept here while they are fresh, and up to `max_stale` longer while the
+    /// broker does not answer for them.
+    pub fn cache(&self, max_stale: Duration) -> SecretCache {
+        SecretCache::new(self.clone(), max_stale)
     }
 
-    /// A login to `databases/{database}/roles/{role}` that is always a good one, each for `ttl` or the role's default; for
+    /// A secret that stays the current one. Under a subscriber's name each version taken up is acknowledged, so that the
+    /// one before can retire.
+    pub async fn follow<N>(&self, name: N, subscriber: Option<SubscriberName>) -> Result<SecretHandle, Error>
+    where
+        N: TryInto<SecretName>,
+        Error: From<N::Error>,
+    {
+        SecretHandle::start(self.clone(), name.try_into()?, subscriber).await
+    }
+
+    /// A login to a database that is always a good one, each for `ttl` or the role's default; for
     /// pools see `keyferry_client::pool`.
-    pub async fn logins(&self, role: impl Into<String>, ttl: Option<Duration>) -> Result<Logins, Error> {
-        Logins::start(self.clone(), role.into(), ttl).await
+    pub async fn logins<N>(&self, role: N, ttl: Option<Duration>) -> Result<Logins, Error>
+    where
+        N: TryInto<RoleName>,
+        Error: From<N::Error>,
+    {
+        Logins::start(self.clone(), role.try_into()?, ttl).await
     }
 
     /// The deadline is for the broker's first word; a watch itself has none.
@@ -95,10 +123,20 @@ impl Client {
         &self,
         message: &WatchRotationsRequest,
     ) -> Result<Streaming<WatchRotationsResponse>, Error> {
-        let deadline = self.patience.deadline;
+        let deadline = self.deadline();
         let mut service = RotationServiceClient::new(self.link.clone());
+        let called = Instant::now();
         let opened = timeout(deadline, service.watch_rotations(Request::new(message.clone()))).await;
-        Ok(opened.map_err(|_| Error::Deadline(deadline, None))??.into_inner())
+        let opened = opened.map_err(|_| Error::Deadline(deadline, None))?.map_err(Error::from);
+        if opened.as_ref().is_err_and(is_token_expired) {
+            // The watch tries again by itself.
+            let _ = timeout(deadline, self.link.renew_token(called)).await;
+        }
+        Ok(opened?.into_inner())
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.patience.deadline
     }
 
     /// The generated client. Deadlines and retries are its user's affair.
@@ -120,6 +158,10 @@ impl Client {
     pub fn operator_service(&self) -> OperatorServiceClient<Link> {
         OperatorServiceClient::new(self.link.clone())
     }
+}
+
+fn is_token_expired(error: &Error) -> bool {
+    error.reason() == Some(Reason::TokenExpired)
 }
 
 fn outcome(result: BatchGetSecretsResult) -> Result<Secret, Error> {

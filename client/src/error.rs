@@ -8,7 +8,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{CredentialsError, Reason, TokenError, Unreachable, secret};
+use crate::{CredentialsError, NameError, Reason, TokenError, Unreachable, secret};
 
 /// The `ErrorInfo` domain of the broker's own errors; a proxy on the way has another, or none.
 const DOMAIN: &str = "keyferry";
@@ -19,6 +19,8 @@ const DOMAIN: &str = "keyferry";
 pub enum Error {
     #[error("the endpoint \"{0}\" cannot be used; write it like https://keyferry.example:7443")]
     Endpoint(String),
+    #[error(transparent)]
+    Name(#[from] NameError),
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
     #[error(transparent)]
@@ -66,6 +68,11 @@ impl Error {
         if let Self::Refused(refusal) = self { Some(refusal) } else { None }
     }
 
+    /// The broker's reason, if it gave one that this version knows.
+    pub fn reason(&self) -> Option<Reason> {
+        self.refusal().map(|refusal| refusal.reason).filter(|reason| *reason != Reason::Unspecified)
+    }
+
     /// Whether waiting may mend it, without anybody doing anything.
     pub fn is_passing(&self) -> bool {
         match self {
@@ -73,7 +80,9 @@ impl Error {
             // Sources of tokens come and go like everything else on the network.
             Self::Token(_) => true,
             Self::Refused(refusal) => refusal.is_passing(),
-            Self::Endpoint(_) | Self::Credentials(_) | Self::NoPassword(_) | Self::Unexpected(_) => false,
+            Self::Endpoint(_) | Self::Name(_) | Self::Credentials(_) | Self::NoPassword(_) | Self::Unexpected(_) => {
+                false
+            }
         }
     }
 

@@ -1,12 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_proto::v1::{AcknowledgeRotationRequest, RotationEventKind};
+use keyferry_proto::v1::AcknowledgeRotationRequest;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval_at, sleep};
 
-use crate::{Client, Error, Read, Reason, Secret, Told, Watch, WatchOptions};
+use crate::{Client, Error, Read, Reason, Secret, SecretName, SubscriberName, Told, Watch, WatchOptions};
 
 /// A secret that is always the current one: a task follows its rotations and reads each new version. Under a subscriber's
 /// name, a version is acknowledged once [`Self::current`] or [`Self::changed`] has handed it out.
@@ -53,8 +53,12 @@ impl SecretHandle {
     }
 
     /// Reads the secret, which must be there, and follows it from then on.
-    pub(crate) async fn start(client: Client, name: String, subscriber: Option<String>) -> Result<Self, Error> {
-        let secret = client.get_secret(name.as_str()).await?;
+    pub(crate) async fn start(
+        client: Client,
+        name: SecretName,
+        subscriber: Option<SubscriberName>,
+    ) -> Result<Self, Error> {
+        let secret = client.get_secret(&name).await?;
         let options = WatchOptions::default().secret(name.as_str());
         let options = match &subscriber {
             Some(subscriber) => options.subscriber(subscriber.as_str()),
@@ -75,10 +79,13 @@ impl Drop for SecretHandle {
     }
 }
 
+type Since = (i64, String);
+const UNDEMANDING: Since = (0, String::new());
+
 struct Follower {
     client: Client,
-    name: String,
-    subscriber: Option<String>,
+    name: SecretName,
+    subscriber: Option<SubscriberName>,
     sender: watch::Sender<Arc<Secret>>,
     taken: watch::Receiver<String>,
     acknowledged: Option<String>,
@@ -88,74 +95,51 @@ impl Follower {
     async fn follow(mut self, mut watch: Watch) {
         let mut look = interval_at(Instant::now() + LOOK, LOOK);
         let mut refused = false;
+        // The revision that a read must reflect, with its epoch.
+        let mut due = None;
         loop {
+            if let Some(since) = due.take() {
+                due = self.read(since).await;
+            }
             self.acknowledge().await;
             tokio::select! {
                 told = watch.next(), if !refused => match told {
                     Ok(told) => {
-                        if let Some((revision, epoch)) = self.news(&told) {
-                            self.read(Read::of(self.name.as_str()).min_revision(revision, epoch)).await;
-                        }
+                        let before = if matches!(told, Told::Snapshot(_)) { None } else { due };
+                        due = told.news(self.name.as_str(), &self.known()).or(before);
                     }
                     // Reading goes on without the watch, which is tried again after each look.
                     Err(_) => refused = true,
                 },
                 Ok(()) = self.taken.changed() => {}
+                () = sleep(AGAIN), if due.is_some() => {}
                 // What no event tells of: a value that ends by itself, or a watch that is not permitted.
                 _ = look.tick() => {
                     refused = false;
-                    self.read(Read::of(self.name.as_str())).await;
+                    due = due.or(Some(UNDEMANDING));
                 }
             }
         }
     }
 
-    /// The last revision at which something happened that may have changed the value.
-    fn news(&self, told: &Told) -> Option<(i64, String)> {
-        match told {
-            Told::Snapshot(entries) => {
-                let entry = entries.iter().find(|entry| entry.secret == self.name)?;
-                let known = format!("{}/versions/{}", self.name, self.sender.borrow().version);
-                (entry.version != known).then(|| (0, String::new()))
-            }
-            Told::Events(events) => {
-                let mut changes = events.iter().filter(|event| {
-                    event.secret == self.name
-                        && !matches!(
-                            event.kind(),
-                            RotationEventKind::RotationStarted
-                                | RotationEventKind::RotationAdvanced
-                                | RotationEventKind::RotationEnded
-                        )
+    fn known(&self) -> String {
+        format!("{}/versions/{}", self.name, self.sender.borrow().version)
+    }
+
+    /// What is due still, since nothing could be read now. What is refused for good leaves the last value as it is.
+    async fn read(&self, (revision, epoch): Since) -> Option<Since> {
+        let read = Read::from(&self.name).min_revision(revision, epoch.as_str());
+        match self.client.get_secret(read).await {
+            Ok(secret) => {
+                self.sender.send_if_modified(|current| {
+                    let is_new = secret.version != current.version;
+                    *current = Arc::new(secret);
+                    is_new
                 });
-                changes.next_back().map(|event| (event.revision, event.epoch.clone()))
+                None
             }
-        }
-    }
-
-    /// Until it is read, or is refused for good: then the last value stays.
-    async fn read(&self, read: Read) {
-        let mut read = read;
-        loop {
-            match self.client.get_secret(read.clone()).await {
-                Ok(secret) => {
-                    self.sender.send_if_modified(|current| {
-                        let is_new = secret.version != current.version;
-                        *current = Arc::new(secret);
-                        is_new
-                    });
-                    return;
-                }
-                Err(Error::Refused(refusal)) if refusal.reason == Reason::EpochChanged => {
-                    read = Read::of(self.name.as_str());
-                }
-                Err(error) => {
-                    sleep(AGAIN).await;
-                    if !error.is_passing() {
-                        return;
-                    }
-                }
-            }
+            Err(error) if error.reason() == Some(Reason::EpochChanged) => Some(UNDEMANDING),
+            Err(error) => error.is_passing().then_some((revision, epoch)),
         }
     }
 
@@ -168,6 +152,7 @@ impl Follower {
             return;
         }
         let versions = vec![version.clone()];
+        let subscriber = subscriber.to_string();
         let message = AcknowledgeRotationRequest { subscriber, versions, ..AcknowledgeRotationRequest::default() };
         // Tried again with the next event or look.
         if self.client.call(message).await.is_ok() {

@@ -12,6 +12,7 @@
 //! Methods without a wrapper are reached by [`Client::call`]. The generated clients ([`Client::secret_service`] and its
 //! neighbours) carry the same certificate and token, and leave deadlines and repeats to their user.
 
+mod cache;
 mod calls;
 mod chance;
 mod client;
@@ -23,6 +24,7 @@ mod handle;
 mod link;
 mod list;
 mod logins;
+mod names;
 mod options;
 #[cfg(any(feature = "deadpool-postgres", feature = "sqlx"))]
 pub mod pool;
@@ -32,6 +34,7 @@ mod secret;
 mod token;
 mod watch;
 
+pub use cache::{Cached, SecretCache};
 pub use calls::Call;
 pub use client::Client;
 pub use credentials::CredentialsError;
@@ -44,6 +47,7 @@ pub use keyferry_proto::v1::{ErrorReason as Reason, ReadSource};
 pub use link::{Link, LinkError};
 pub use list::{SecretInfo, SecretPages};
 pub use logins::{Login, Logins};
+pub use names::{NameError, RoleName, SecretName, SubscriberName, VersionName};
 pub use options::Options;
 pub use read::Read;
 pub use secret::{Payload, Secret};

@@ -87,6 +87,14 @@ impl Link {
         Ok(())
     }
 
+    /// See [`Bearer::renew`].
+    pub(crate) async fn renew_token(&self, called: Instant) -> bool {
+        match &self.0.bearer {
+            Some(bearer) => bearer.renew(called).await,
+            None => false,
+        }
+    }
+
     /// The channel on the files as they are. What runs on the one before may end there.
     fn channel(&self) -> Channel {
         let mut current = self.current();

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use crate::{Client, Error, chance, clock};
+use crate::{Client, Error, RoleName, chance, clock};
 
 /// A login to a database that is always a good one: a task mints the next before the one in use ends.
 #[derive(Clone)]
@@ -41,9 +41,9 @@ const SHORTEST: Duration = Duration::from_millis(200);
 
 impl Logins {
     /// Mints the first, which must succeed.
-    pub(crate) async fn start(client: Client, role: String, ttl: Option<Duration>) -> Result<Self, Error> {
+    pub(crate) async fn start(client: Client, role: RoleName, ttl: Option<Duration>) -> Result<Self, Error> {
         let request = MintDatabaseTokenRequest {
-            name: role,
+            name: role.to_string(),
             ttl: ttl.and_then(|ttl| ttl.try_into().ok()),
             ..MintDatabaseTokenRequest::default()
         };

@@ -80,6 +80,7 @@ impl Attempts<'_> {
                 again.then(|| asked.map_or_else(|| self.pause(), |asked| asked + chance::around(asked / 4)))
             }
             Error::Endpoint(_)
+            | Error::Name(_)
             | Error::Credentials(_)
             | Error::Token(_)
             | Error::Deadline(..)

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use keyferry_proto::v1::watch_rotations_response::Response;
 use keyferry_proto::v1::{
-    RotationBookmark, RotationEvent, RotationFilter, RotationSnapshotEntry, WatchRotationsRequest,
+    RotationBookmark, RotationEvent, RotationEventKind, RotationFilter, RotationSnapshotEntry, WatchRotationsRequest,
     WatchRotationsResponse,
 };
 use tokio::time::{Instant, sleep_until, timeout};
@@ -16,7 +16,7 @@ use crate::{Client, Error, Reason, Refusal, chance};
 #[derive(Clone, Debug, Default)]
 pub struct WatchOptions(WatchRotationsRequest);
 
-/// What a watch tells. Events name versions; values are read with the event's revision, see [`crate::Read`].
+/// What a watch tells. Events name versions; for their values see [`Told::news`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Told {
     /// All there is to what is watched: at the start, and again where events may have been missed. What was known before
@@ -46,6 +46,30 @@ pub struct Watch {
 const SILENCE: Duration = Duration::from_secs(50);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+impl Told {
+    /// Whether a secret may have another value than its version `known`, a full name: then the revision and its epoch that
+    /// a read of it must reflect, see [`crate::Read::min_revision`].
+    pub fn news(&self, secret: &str, known: &str) -> Option<(i64, String)> {
+        match self {
+            Self::Snapshot(entries) => {
+                let entry = entries.iter().find(|entry| entry.secret == secret && entry.version != known)?;
+                // Of the epoch that the broker is in.
+                Some((entry.revision, String::new()))
+            }
+            Self::Events(events) => {
+                let event = events.iter().rfind(|event| event.secret == secret && is_change(event))?;
+                Some((event.revision, event.epoch.clone()))
+            }
+        }
+    }
+}
+
+/// Whether values may be others after it.
+pub(crate) fn is_change(event: &RotationEvent) -> bool {
+    use RotationEventKind::{RotationAdvanced, RotationEnded, RotationStarted};
+    !matches!(event.kind(), RotationStarted | RotationAdvanced | RotationEnded)
+}
 
 impl WatchOptions {
     /// One secret, `stores/{store}/secrets/{secret}`; up to 1000.
@@ -242,5 +266,33 @@ impl Watch {
         self.failures = self.failures.saturating_add(1);
         let pause = asked.unwrap_or_default().max(chance::around(grown));
         self.not_before = Instant::now() + pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_demand_the_revision_of_what_changed() {
+        let entry = |version: &str| RotationSnapshotEntry {
+            secret: "a".to_owned(),
+            version: version.to_owned(),
+            revision: 7,
+            ..RotationSnapshotEntry::default()
+        };
+        let snapshot = Told::Snapshot(vec![entry("a/versions/2")]);
+        assert_eq!(snapshot.news("a", "a/versions/1"), Some((7, String::new())));
+        assert_eq!(snapshot.news("a", "a/versions/2"), None);
+        let event = |revision: i64, kind: RotationEventKind| RotationEvent {
+            secret: "a".to_owned(),
+            revision,
+            epoch: "e".to_owned(),
+            kind: kind.into(),
+            ..RotationEvent::default()
+        };
+        let current = RotationEventKind::VersionCurrent;
+        let events = vec![event(8, current), event(9, current), event(10, RotationEventKind::RotationEnded)];
+        assert_eq!(Told::Events(events).news("a", "a/versions/2"), Some((9, "e".to_owned())));
     }
 }

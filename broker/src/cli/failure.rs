@@ -131,7 +131,7 @@ impl From<Error> for Failure {
             Error::Refused(refusal) => return refusal.clone().into(),
             Error::Unreachable(_) | Error::Lost(_) | Error::Deadline(..) => Exit::Unavailable,
             Error::Token(_) => Exit::Unauthenticated,
-            Error::Credentials(_) | Error::Endpoint(_) => Exit::Usage,
+            Error::Credentials(_) | Error::Endpoint(_) | Error::Name(_) => Exit::Usage,
             _ => Exit::Failed,
         };
         Self { exit, message: chain(&error), reason: None, retry: None }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use keyferry_client::{Client, Read, Secret, Told, Watch, WatchOptions};
-use keyferry_proto::v1::{AcknowledgeRotationRequest, RotationEventKind};
+use keyferry_client::{Client, Read, Reason, Secret, Told, Watch, WatchOptions};
+use keyferry_proto::v1::AcknowledgeRotationRequest;
 use tokio::time::sleep;
 
 use super::failure::Failure;
@@ -16,6 +16,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often all are read though no event told of a change: values that end by themselves, a watch that is not allowed.
 const LOOK: Duration = Duration::from_secs(300);
 
+/// A revision, and its epoch.
+type Since = (i64, String);
+
 pub(super) struct Following {
     client: Client,
     /// By the name that was asked for.
@@ -25,7 +28,7 @@ pub(super) struct Following {
     /// Whether the broker is to hear of the versions in use.
     unacknowledged: bool,
     /// What is to be read again, and not before which revision. It outlives a call that was dropped.
-    due: BTreeMap<String, Option<(i64, String)>>,
+    due: BTreeMap<String, Since>,
     /// Some were read that nobody was told of yet; that outlives such a call, too.
     is_new: bool,
 }
@@ -128,20 +131,11 @@ impl Following {
 
     fn note(&mut self, told: &Told) {
         for (name, secret) in &self.current {
-            let since = match told {
-                Told::Snapshot(entries) => {
-                    let known = format!("{}/versions/{}", secret.name, secret.version);
-                    let entry = entries.iter().find(|entry| entry.secret == secret.name);
-                    entry.is_some_and(|entry| entry.version != known).then_some(None)
-                }
-                Told::Events(events) => {
-                    let mut changes =
-                        events.iter().filter(|event| event.secret == secret.name && is_change(event.kind()));
-                    changes.next_back().map(|event| Some((event.revision, event.epoch.clone())))
-                }
-            };
-            if let Some(since) = since {
+            let known = format!("{}/versions/{}", secret.name, secret.version);
+            if let Some(since) = told.news(&secret.name, &known) {
                 self.due.insert(name.clone(), since);
+            } else if matches!(told, Told::Snapshot(_)) {
+                self.due.remove(name);
             }
         }
     }
@@ -149,12 +143,8 @@ impl Following {
     /// Whether one that was read is another version than before.
     async fn read_due(&mut self) -> bool {
         let due: Vec<_> = self.due.iter().map(|(name, since)| (name.clone(), since.clone())).collect();
-        for (name, since) in due {
-            let mut read = Read::of(&name);
-            if let Some((revision, epoch)) = since {
-                read = read.min_revision(revision, epoch);
-            }
-            match self.client.get_secret(read).await {
+        for (name, (revision, epoch)) in due {
+            match self.client.get_secret(Read::of(&name).min_revision(revision, epoch)).await {
                 Ok(secret) => {
                     let before = self.current.insert(name.clone(), secret);
                     let after = self.current.get(&name).map(|secret| &secret.version);
@@ -162,6 +152,9 @@ impl Following {
                     self.due.remove(&name);
                 }
                 Err(error) if error.is_passing() => {}
+                Err(error) if error.reason() == Some(Reason::EpochChanged) => {
+                    self.due.insert(name, Since::default());
+                }
                 Err(error) => {
                     say_error(&format!("{name} stays as it is: {}", Failure::from(error)));
                     self.due.remove(&name);
@@ -170,9 +163,4 @@ impl Following {
         }
         std::mem::take(&mut self.is_new)
     }
-}
-
-fn is_change(kind: RotationEventKind) -> bool {
-    use RotationEventKind::{RotationAdvanced, RotationEnded, RotationStarted};
-    !matches!(kind, RotationStarted | RotationAdvanced | RotationEnded)
 }

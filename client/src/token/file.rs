@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{TokenError, bearer};
@@ -12,7 +13,14 @@ use crate::credentials::Stamp;
 /// A file that somebody keeps fresh.
 pub(crate) struct TokenFile {
     path: PathBuf,
-    read: Mutex<Option<(Stamp, HeaderValue)>>,
+    read: Mutex<Option<Read>>,
+}
+
+#[derive(Clone)]
+struct Read {
+    stamp: Stamp,
+    header: HeaderValue,
+    at: Instant,
 }
 
 impl TokenFile {
@@ -24,25 +32,29 @@ impl TokenFile {
     pub(super) fn header(&self) -> Result<HeaderValue, TokenError> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         match (self.refreshed(read.as_ref()), &*read) {
-            (Ok((stamp, header)), _) => {
-                *read = Some((stamp, header.clone()));
-                Ok(header)
-            }
-            (Err(_), Some((_, header))) => Ok(header.clone()),
+            (Ok(fresh), _) => Ok(read.insert(fresh).header.clone()),
+            (Err(_), Some(last)) => Ok(last.header.clone()),
             (Err(error), None) => Err(error),
         }
     }
 
-    fn refreshed(&self, read: Option<&(Stamp, HeaderValue)>) -> Result<(Stamp, HeaderValue), TokenError> {
+    /// Whether it was read, or can be, since then.
+    pub(super) fn is_newer(&self, than: Instant) -> bool {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refreshed(read.as_ref()).is_ok_and(|fresh| read.insert(fresh).at >= than)
+    }
+
+    fn refreshed(&self, read: Option<&Read>) -> Result<Read, TokenError> {
         let unreadable = |error| TokenError::Read(self.path.clone(), Arc::new(error));
         // Before the content: a change between the two is seen by the next call.
         let stamp = Stamp::of(&self.path).map_err(unreadable)?;
         match read {
-            Some((known, header)) if *known == stamp => Ok((stamp, header.clone())),
+            Some(last) if last.stamp == stamp => Ok(last.clone()),
             _ => {
+                let at = Instant::now();
                 let text = Zeroizing::new(fs::read_to_string(&self.path).map_err(unreadable)?);
                 let header = bearer(&text).ok_or_else(|| TokenError::NoToken(self.path.clone()))?;
-                Ok((stamp, header))
+                Ok(Read { stamp, header, at })
             }
         }
     }

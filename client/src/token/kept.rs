@@ -17,6 +17,8 @@ use crate::{chance, clock};
 pub(crate) struct Kept {
     place: String,
     state: watch::Receiver<State>,
+    /// When the token was fetched that is not good any more.
+    refused: watch::Sender<Option<Instant>>,
     task: AbortHandle,
 }
 
@@ -30,6 +32,7 @@ struct State {
 #[derive(Clone)]
 struct Token {
     header: HeaderValue,
+    fetched: Instant,
     end: Instant,
 }
 
@@ -46,8 +49,27 @@ impl Kept {
         F: Future<Output = Result<Zeroizing<String>, TokenError>> + Send + 'static,
     {
         let (sender, state) = watch::channel(State::default());
-        let task = tokio::spawn(keep(place.clone(), sender, fetch)).abort_handle();
-        Self { place, state, task }
+        let (refused, refusals) = watch::channel(None);
+        let task = tokio::spawn(keep(place.clone(), sender, refusals, fetch)).abort_handle();
+        Self { place, state, refused, task }
+    }
+
+    /// Whether there is another token than the one of a call of that time: fetched at once, but for one that was fetched just
+    /// now.
+    pub(super) async fn renew(&self, called: Instant) -> bool {
+        let mut state = self.state.clone();
+        let fetched = match &*state.borrow_and_update() {
+            State { token: Some(token), failure: None } => token.fetched,
+            _ => return false,
+        };
+        if fetched >= called {
+            return true;
+        }
+        if fetched.elapsed() < SHORTEST_LIFE {
+            return false;
+        }
+        self.refused.send_replace(Some(fetched));
+        state.changed().await.is_ok() && state.borrow().failure.is_none()
     }
 
     /// Waits for the first attempt alone; after that, there is a token or a reason.
@@ -68,8 +90,12 @@ impl State {
     }
 }
 
-async fn keep<F>(place: String, state: watch::Sender<State>, fetch: impl Fn() -> F)
-where
+async fn keep<F>(
+    place: String,
+    state: watch::Sender<State>,
+    mut refusals: watch::Receiver<Option<Instant>>,
+    fetch: impl Fn() -> F,
+) where
     F: Future<Output = Result<Zeroizing<String>, TokenError>>,
 {
     let mut pause = FIRST_PAUSE;
@@ -77,10 +103,13 @@ where
         let fetched = timeout(PATIENCE, fetch()).await.unwrap_or_else(|_| Err(late(&place)));
         match fetched.and_then(|text| Token::read(&text, &place)) {
             Ok((token, life)) => {
+                let fetched = token.fetched;
                 state.send_replace(State { token: Some(token), failure: None });
                 pause = FIRST_PAUSE;
                 // Between 60 and 80 per cent of it.
-                sleep((life.mul_f64(0.4) + chance::around(life.mul_f64(0.4))).max(SHORTEST_LIFE)).await;
+                let soon = (life.mul_f64(0.4) + chance::around(life.mul_f64(0.4))).max(SHORTEST_LIFE);
+                let refused = refusals.wait_for(|refused| *refused == Some(fetched));
+                let _ = timeout(soon, refused).await;
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the token is not renewed");
@@ -102,7 +131,8 @@ impl Token {
             return Err(problem("the token that it gave has ended; see the clocks on both sides"));
         }
         let header = bearer(text).ok_or_else(|| problem("what it gave cannot be sent; see what it is asked for"))?;
-        Ok((Self { header, end: Instant::now() + life }, life))
+        let fetched = Instant::now();
+        Ok((Self { header, fetched, end: fetched + life }, life))
     }
 }
 
@@ -189,6 +219,21 @@ mod tests {
         assert_eq!(sent(&kept).await.unwrap(), "two");
         tokio::time::sleep_until(end).await;
         assert_eq!(sent(&kept).await.unwrap_err().to_string(), "no token from here: it is out");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_is_refused_is_fetched_anew_once_for_all_and_not_on_and_on() {
+        let answers = Answers::default();
+        answers.lock().unwrap().extend([Ok(token("one", FAR)), Ok(token("two", FAR)), Ok(token("three", FAR))]);
+        let kept = kept(&answers);
+        assert_eq!(sent(&kept).await.unwrap(), "one");
+        assert!(!kept.renew(Instant::now() + SHORTEST_LIFE).await, "what was fetched just now is as good as it gets");
+        tokio::time::advance(FAR / 10).await;
+        let called = Instant::now();
+        let renewed = futures_util::future::join_all((0..100).map(|_| kept.renew(called))).await;
+        assert!(renewed.iter().all(|renewed| *renewed));
+        assert_eq!(sent(&kept).await.unwrap(), "two");
+        assert_eq!(answers.lock().unwrap().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use thiserror::Error;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub use self::azure::AzureIdentity;
@@ -87,6 +88,14 @@ impl Bearer {
         match self {
             Self::File(file) => file.header(),
             Self::Kept(kept) => kept.header().await,
+        }
+    }
+
+    /// Whether there is another token than what a call of that time was sent with, which the broker says has ended.
+    pub(crate) async fn renew(&self, called: Instant) -> bool {
+        match self {
+            Self::File(file) => file.is_newer(called),
+            Self::Kept(kept) => kept.renew(called).await,
         }
     }
 }

@@ -6,7 +6,7 @@ async fn database_password(options: Options) -> Result<Option<String>, Error> {
     match client.get_secret("stores/local/secrets/db-password").await {
         Ok(secret) => Ok(String::from_utf8(secret.payload.to_vec()).ok()),
         // Names, reasons and retry delays are typed; the message is for people.
-        Err(Error::Refused(refusal)) if refusal.reason == Reason::SecretNotFound => Ok(None),
+        Err(error) if error.reason() == Some(Reason::SecretNotFound) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::options;
 const SECRET: &str = "stores/local/secrets/db";
 const RESTARTS: usize = 20;
 
-fn addition(payload: &str) -> AddSecretVersionRequest {
+pub(crate) fn addition(payload: &str) -> AddSecretVersionRequest {
     AddSecretVersionRequest {
         parent: SECRET.into(),
         payload: payload.as_bytes().to_vec().into(),
@@ -28,20 +29,26 @@ fn addition(payload: &str) -> AddSecretVersionRequest {
     }
 }
 
+/// Gives a broker that was prepared a port that it keeps through restarts.
+pub(crate) fn operator(directory: &Path, ca: &Ca) -> Options {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = directory.join("keyferry.toml");
+    let configuration = fs::read_to_string(&file).unwrap();
+    fs::write(&file, configuration.replacen("grpc = \"127.0.0.1:0\"", &format!("grpc = \"127.0.0.1:{port}\""), 1))
+        .unwrap();
+    ca.client("operator").write(directory, "operator");
+    let path = |name: &str| directory.join(name);
+    let mut options =
+        Options::new(format!("https://127.0.0.1:{port}"), path("ca.pem"), path("operator.pem"), path("operator.key"));
+    options.server_name = Some("keyferry.test".into());
+    options
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_restarts_lose_no_event_and_fail_no_call() {
     let (directory, ca) = (TempDir::new().unwrap(), Ca::new("test CA"));
     prepare(directory.path(), &ca, "");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let file = directory.path().join("keyferry.toml");
-    let configuration = fs::read_to_string(&file).unwrap();
-    fs::write(&file, configuration.replacen("grpc = \"127.0.0.1:0\"", &format!("grpc = \"127.0.0.1:{port}\""), 1))
-        .unwrap();
-    ca.client("operator").write(directory.path(), "operator");
-    let path = |name: &str| directory.path().join(name);
-    let mut options =
-        Options::new(format!("https://127.0.0.1:{port}"), path("ca.pem"), path("operator.pem"), path("operator.key"));
-    options.server_name = Some("keyferry.test".into());
+    let mut options = operator(directory.path(), &ca);
     // Of a change that a death cut off, the broker says for a minute that it may be under way still.
     (options.deadline, options.attempts) = (Duration::from_secs(120), u32::MAX);
 

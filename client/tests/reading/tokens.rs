@@ -1,14 +1,22 @@
 //! Token sources against the clouds' doubles. That the broker looks at the issuer shows that a token was sent.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use keyferry_broker::clock::SystemClock;
+use keyferry_broker::clock::{Clock as _, SystemClock};
 use keyferry_client::{AzureIdentity, Client, Error, Options, Reason, TokenSource};
-use keyferry_tests::broker::TestBroker;
+use keyferry_tests::broker::{TestBroker, prepare};
+use keyferry_tests::clock::ManualClock;
 use keyferry_tests::doubles::faults::Fault;
 use keyferry_tests::doubles::identity::{
     EntraIdentity, EntraService, FederatedCredential, GoogleIdentity, GoogleService, TENANT,
 };
+
+use keyferry_tests::issuer::Issuer;
+use keyferry_tests::pki::Ca;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::timeout;
 
 use crate::options;
 
@@ -69,6 +77,35 @@ async fn a_token_of_azures_identities_is_sent() {
         assert_eq!(reason(&client).await, Reason::TokenIssuerUnknown, "{shown}");
         assert!(!shown.contains(entra.identity_header()), "{shown}");
     }
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_by_the_brokers_clock_is_renewed_at_once() {
+    let (directory, ca, clock) = (TempDir::new().unwrap(), Ca::new("test CA"), Arc::new(ManualClock::new()));
+    prepare(directory.path(), &ca, &Issuer::configuration());
+    let issuer = Issuer::new("one");
+    issuer.write_keys(directory.path());
+    let file = directory.path().join("token.jwt");
+    std::fs::write(&file, issuer.token("app", &json!({}))).unwrap();
+    let broker = TestBroker::start_in(directory, ca, Arc::clone(&clock) as _).await;
+    let command = vec!["cat".to_owned(), file.to_str().unwrap().to_owned()];
+    let client = with(&broker, TokenSource::Command(command)).await.unwrap();
+    assert_eq!(reason(&client).await, Reason::SecretNotFound, "the token was taken");
+
+    let ahead = Duration::from_secs(700);
+    clock.set_forward(ahead);
+    let now = SystemClock.now().as_secs() + ahead.as_secs();
+    std::fs::write(&file, issuer.token("app", &json!({ "iat": now, "exp": now + 600 }))).unwrap();
+    // But for the second after it was fetched; by itself it would be renewed in minutes.
+    let renewed = timeout(Duration::from_secs(60), async {
+        loop {
+            let reason = reason(&client).await;
+            if reason != Reason::TokenExpired {
+                return reason;
+            }
+        }
+    });
+    assert_eq!(renewed.await.expect("the token is renewed"), Reason::SecretNotFound);
 }
 
 #[tokio::test]
