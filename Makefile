@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 # Clippy and tests name the same packages, features and lock file, so that cargo builds the dependencies of both once.
-WORKSPACE := --workspace --locked --features keyferry-tests/etcd
+WORKSPACE := --workspace --locked --features keyferry-tests/etcd,keyferry-tests/sqlx
 
 # What makes stubs in other languages.
 STUB_TOOLS := buf protoc-gen-go protoc-gen-go-grpc grpc-python grpc-typescript jdk grpc-java

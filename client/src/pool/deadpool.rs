@@ -3,21 +3,26 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
-use super::tls::{Handshake, HandshakeError};
+use super::tls::{Handshake, HandshakeError, Stream};
 use crate::{Login, Logins};
 
 /// Logs each new connection in with the current login, and retires a connection when it is next asked for after its login
 /// was replaced. `Pool::builder(Manager::new(logins))` makes a pool of it.
 #[derive(Clone, Debug)]
-pub struct Manager(Logins);
+pub struct Manager {
+    logins: Logins,
+    patience: Duration,
+}
 
 pub type Pool = managed::Pool<Manager>;
 
@@ -32,15 +37,26 @@ pub struct Connection {
 pub enum ConnectError {
     #[error("nothing answers at {0}; see that the database runs there, and that the way to it is open")]
     Tcp(String, #[source] io::Error),
+    #[error("no connection with {0} within {1:?}; see that the database answers, or allow for more time")]
+    Late(String, Duration),
     #[error(transparent)]
     Tls(#[from] HandshakeError),
     #[error("the database refuses the login or the query")]
     Postgres(#[from] tokio_postgres::Error),
 }
 
+/// For one connection with its login.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Manager {
     pub fn new(logins: Logins) -> Self {
-        Self(logins)
+        Self { logins, patience: PATIENCE }
+    }
+
+    /// How long a connection may take until it is logged in; 10 seconds where nothing is said.
+    #[must_use]
+    pub fn connect_timeout(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 }
 
@@ -49,12 +65,9 @@ impl managed::Manager for Manager {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<Connection, ConnectError> {
-        let login = self.0.current();
-        let handshake = Handshake::with(&login.connection)?;
-        let place = (&*login.connection.host, u16::try_from(login.connection.port).unwrap_or_default());
-        let tcp = TcpStream::connect(place).await;
-        let tcp = tcp.map_err(|error| ConnectError::Tcp(format!("{}:{}", place.0, place.1), error))?;
-        let (client, connection) = config(&login).connect_raw(tcp, handshake).await?;
+        let login = self.logins.current();
+        let late = || ConnectError::Late(place(&login), self.patience);
+        let (client, connection) = timeout(self.patience, connect(&login)).await.map_err(|_| late())??;
         // Its errors are those of the queries that run into them.
         let task = tokio::spawn(async { drop(connection.await) });
         Ok(Connection { client: ClientWrapper::new(client, task), login })
@@ -64,11 +77,25 @@ impl managed::Manager for Manager {
         if connection.client.is_closed() {
             return Err(RecycleError::message("the connection is closed"));
         }
-        if !Arc::ptr_eq(&connection.login, &self.0.current()) {
+        if !Arc::ptr_eq(&connection.login, &self.logins.current()) {
             return Err(RecycleError::message("the login was replaced"));
         }
         Ok(())
     }
+}
+
+type Connecting = (tokio_postgres::Client, tokio_postgres::Connection<TcpStream, Stream>);
+
+async fn connect(login: &Login) -> Result<Connecting, ConnectError> {
+    let handshake = Handshake::with(&login.connection)?;
+    let port = u16::try_from(login.connection.port).unwrap_or_default();
+    let tcp = TcpStream::connect((&*login.connection.host, port)).await;
+    let tcp = tcp.map_err(|error| ConnectError::Tcp(place(login), error))?;
+    Ok(config(login).connect_raw(tcp, handshake).await?)
+}
+
+fn place(login: &Login) -> String {
+    format!("{}:{}", login.connection.host, login.connection.port)
 }
 
 fn config(login: &Login) -> Config {

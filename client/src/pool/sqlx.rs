@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::{Login, Logins};
 
@@ -20,29 +22,43 @@ pub struct Pool {
 #[derive(Debug)]
 struct Renewal(AbortHandle);
 
+/// Whose new connections are, and from when on.
+#[derive(Clone)]
+struct InUse {
+    user: String,
+    since: Instant,
+}
+
 impl Pool {
     /// Connects when first used. `options` must leave `before_acquire` to this.
     pub fn new(logins: Logins, options: PgPoolOptions) -> Self {
-        let current = logins.clone();
+        let mut renewed = logins.follow();
+        let mut login = renewed.borrow_and_update().clone();
+        let (in_use, current) = watch::channel(InUse::now(&login));
         // Asking whose connection it is also shows that it is alive, which sqlx would otherwise ask first.
-        let options = options.test_before_acquire(false).before_acquire(move |connection, _| {
-            let user = current.current().user.clone();
+        let options = options.test_before_acquire(false).before_acquire(move |connection, about| {
+            let InUse { user, since } = current.borrow().clone();
             Box::pin(async move {
+                // Logins of a role may all be the same user, with one token after another.
+                if about.age > since.elapsed() {
+                    return Ok(false);
+                }
                 let whose: String = sqlx::query_scalar("SELECT session_user::text").fetch_one(connection).await?;
                 Ok(whose == user)
             })
         });
-        let mut renewed = logins.follow();
-        let mut in_use = renewed.borrow_and_update().clone();
-        let pool = options.connect_lazy_with(connect_options(&in_use));
+        let pool = options.connect_lazy_with(connect_options(&login));
         let renewing = pool.clone();
         let task = tokio::spawn(async move {
+            // Keeps the logins renewed.
+            let _logins = logins;
             // Connections may still run on the login before; it has ended by the time of the next.
             let mut _before = None;
             while renewed.changed().await.is_ok() {
                 let next = renewed.borrow_and_update().clone();
                 renewing.set_connect_options(connect_options(&next));
-                _before = Some(std::mem::replace(&mut in_use, next));
+                in_use.send_replace(InUse::now(&next));
+                _before = Some(std::mem::replace(&mut login, next));
             }
         });
         Self { pool, _renewal: Arc::new(Renewal(task.abort_handle())) }
@@ -63,7 +79,22 @@ fn connect_options(login: &Login) -> PgConnectOptions {
     if !connection.database.is_empty() {
         options = options.database(&connection.database);
     }
-    options
+    match connection.parameters.get("options") {
+        Some(told) => options.options(settings(told)),
+        None => options,
+    }
+}
+
+/// Of `-c name=value` and `--name=value`, which mean the same.
+fn settings(options: &str) -> impl Iterator<Item = (&str, &str)> {
+    let words = options.split_whitespace();
+    words.filter_map(|word| word.trim_start_matches("-c").trim_start_matches("--").split_once('='))
+}
+
+impl InUse {
+    fn now(login: &Login) -> Self {
+        Self { user: login.user.clone(), since: Instant::now() }
+    }
 }
 
 impl Deref for Pool {
@@ -77,5 +108,16 @@ impl Deref for Pool {
 impl Drop for Renewal {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_in_every_way_of_writing_them() {
+        let found: Vec<_> = settings("--crdb:jwt_auth_enabled=true -c a=b=c -cd=e -x").collect();
+        assert_eq!(found, [("crdb:jwt_auth_enabled", "true"), ("a", "b=c"), ("d", "e")]);
     }
 }

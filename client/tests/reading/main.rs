@@ -2,7 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
 #![allow(clippy::print_stdout, reason = "a suite tells what it counted")]
 
+mod caching;
 mod faults;
+#[cfg(all(feature = "deadpool-postgres", feature = "sqlx"))]
+mod guide;
+#[cfg(feature = "deadpool-postgres")]
+mod one_user;
 #[cfg(feature = "deadpool-postgres")]
 mod pools;
 mod tokens;
@@ -12,7 +17,7 @@ use std::time::Duration;
 
 use keyferry_broker::clock::SystemClock;
 use keyferry_client::proto::{ListSubscribersRequest, RotationEventKind, WhoAmIRequest};
-use keyferry_client::{Read, TokenSource, Told, WatchOptions};
+use keyferry_client::{Read, TokenSource, Told, VersionName, WatchOptions};
 use keyferry_tests::broker::TestBroker;
 use keyferry_tests::pki::Issued;
 use tokio::net::TcpListener;
@@ -55,7 +60,8 @@ async fn a_read_tells_which_version_it_is() {
     let client = client(&broker).await;
     let latest = client.get_secret("stores/local/secrets/db").await.unwrap();
     assert_eq!((&*latest.name, &*latest.payload), ("stores/local/secrets/db", &b"two"[..]));
-    let older = client.get_secret(Read::of(first.name.clone()).max_age(Duration::ZERO)).await.unwrap();
+    let pinned: VersionName = first.name.parse().unwrap();
+    let older = client.get_secret(Read::from(&pinned).max_age(Duration::ZERO)).await.unwrap();
     assert_eq!((format!("{}/versions/{}", older.name, older.version), &*older.payload), (first.name, &b"one"[..]));
 }
 
@@ -151,7 +157,7 @@ async fn a_secret_that_is_followed_stays_the_current_one_and_says_so() {
     let broker = TestBroker::start().await;
     broker.put("db", b"one", &[]).await;
     let mut handle =
-        client(&broker).await.follow("stores/local/secrets/db", Some("orders-1".to_owned())).await.unwrap();
+        client(&broker).await.follow("stores/local/secrets/db", Some("orders-1".parse().unwrap())).await.unwrap();
     assert_eq!(&*handle.current().payload, b"one");
     broker.put("db", b"two", &[]).await;
     assert_eq!(&*handle.changed().await.payload, b"two");

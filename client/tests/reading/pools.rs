@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keyferry_broker::clock::SystemClock;
 use keyferry_client::pool::deadpool;
-use keyferry_client::{Client, Reason};
+use keyferry_client::{Client, Error, Reason};
 use keyferry_tests::broker::{TestBroker, prepare};
 use keyferry_tests::pki::Ca;
 use keyferry_tests::postgres::Cluster;
@@ -151,10 +151,25 @@ async fn a_login_that_nobody_uses_any_more_is_revoked() {
 }
 
 #[tokio::test]
+async fn a_database_that_does_not_answer_is_given_up_in_time() {
+    let mut scene = Scene::new().await;
+    let logins = scene.client.logins(ROLE, None).await.unwrap();
+    let manager = deadpool::Manager::new(logins).connect_timeout(Duration::from_millis(100));
+    let pool = deadpool::Pool::builder(manager).build().unwrap();
+    scene.cluster.stop();
+    // The kernel takes connections for whoever listens.
+    let _silent = std::net::TcpListener::bind(("127.0.0.1", scene.cluster.port())).unwrap();
+    let error = pool.get().await.unwrap_err().to_string();
+    assert!(error.contains("within 100ms"), "{error}");
+}
+
+#[tokio::test]
 async fn a_role_that_may_not_be_had_is_refused_before_there_is_a_pool() {
     let scene = Scene::new().await;
     let error = scene.client.logins("databases/shop/roles/absent", None).await.unwrap_err();
     assert_eq!(error.refusal().unwrap().reason, Reason::DatabaseRoleNotFound, "{error}");
+    let error = scene.client.logins("stores/shop/secrets/reader", None).await.unwrap_err();
+    assert!(matches!(error, Error::Name(_)), "{error}");
     let error = scene.client.logins(ROLE, Some(Duration::ZERO)).await.unwrap_err();
     assert_eq!(error.refusal().unwrap().reason, Reason::InvalidArgument, "{error}");
 }
