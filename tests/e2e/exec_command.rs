@@ -32,6 +32,12 @@ impl Running {
         line.trim_end().to_owned()
     }
 
+    fn complaint(&mut self) -> String {
+        let mut said = String::new();
+        BufReader::new(self.child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+        said
+    }
+
     fn send(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
@@ -125,6 +131,61 @@ fn a_command_can_be_told_of_a_rotation_or_left_alone() {
     assert_eq!(told.line(), "HUP first", "the environment of a process that runs stays");
     left.send(Signal::TERM);
     assert_eq!(left.line(), "TERM first", "nothing was heard before");
+}
+
+#[test]
+fn a_value_that_no_variable_can_hold_leaves_the_command_as_it_is() {
+    let (runtime, broker, caller) = stage();
+    runtime.block_on(broker.put("bad", b"a\0b", &[]));
+    let refused = caller.run(&["exec", "--env", "DB=local/bad", "--", "true"]);
+    refused.failed(1, "stores/local/secrets/bad holds a zero byte");
+    let arguments = ["--env", "DB=local/db", "--interval", "10ms", "--", "bash", "-c", SERVER];
+    let mut running = Running::start(&caller, &arguments);
+    assert_eq!(running.line(), "start first");
+    runtime.block_on(broker.put("db", b"a\0b", &[]));
+    let said = running.complaint();
+    assert!(said.contains("stores/local/secrets/db holds a zero byte") && said.contains("runs on"), "{said}");
+    running.send(Signal::HUP);
+    assert_eq!(running.line(), "HUP first");
+    runtime.block_on(broker.put("db", b"third", &[]));
+    assert_eq!((running.line(), running.line()), ("TERM first".to_owned(), "start third".to_owned()));
+}
+
+#[test]
+fn a_signal_before_the_command_runs_ends_it() {
+    let (_runtime, broker, _) = stage();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let caller = Caller::at(broker.path(), "operator", &broker.operator, silent.local_addr().unwrap().port());
+    let mut running = Running::start(&caller, &["--env", "DB=local/db", "--", "echo", "started"]);
+    // Connected, and waiting for an answer.
+    let _connection = silent.accept().unwrap();
+    running.send(Signal::TERM);
+    assert_eq!(running.ended(), Some(128 + Signal::TERM.as_raw()));
+    assert_eq!(running.lines.fill_buf().unwrap(), b"");
+}
+
+#[test]
+fn a_burst_of_rotations_restarts_the_command_no_more_often_than_its_interval() {
+    let (runtime, broker, caller) = stage();
+    let server = "trap 'exit' TERM; echo $DB ${EPOCHREALTIME%.*}; while :; do read -t 1 <> <(:) ; done";
+    let arguments = ["--env", "DB=local/db", "--interval", "8s", "--", "bash", "-c", server];
+    let mut running = Running::start(&caller, &arguments);
+    let mut line = || {
+        let line = running.line();
+        let (value, second) = line.split_once(' ').unwrap();
+        (value.to_owned(), second.parse::<u64>().unwrap())
+    };
+    assert_eq!(line().0, "first");
+    runtime.block_on(broker.put("db", b"0", &[]));
+    let mut starts = vec![line()];
+    for value in 1..=5 {
+        runtime.block_on(broker.put("db", value.to_string().as_bytes(), &[]));
+    }
+    while starts.last().unwrap().0 != "5" {
+        starts.push(line());
+    }
+    // A process may be late to tell its time.
+    assert!(starts.windows(2).all(|two| two[1].1 >= two[0].1 + 4), "{starts:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -75,20 +76,25 @@ impl Forwarded {
     /// The next signal that is the program's. May be dropped while it waits.
     pub(super) async fn next(&mut self) -> Signal {
         loop {
-            let received = std::future::poll_fn(|context| {
-                for (signal, received) in &mut self.0 {
-                    if received.poll_recv(context).is_ready() {
-                        return std::task::Poll::Ready(*signal);
-                    }
-                }
-                std::task::Poll::Pending
-            });
-            let signal = received.await;
+            let signal = self.received().await;
             // A terminal has sent these to the program as well.
             if !(matches!(signal, Signal::INT | Signal::QUIT) && isatty(std::io::stdin())) {
                 return signal;
             }
         }
+    }
+
+    /// The next, whoever it is meant for. May be dropped while it waits.
+    pub(super) async fn received(&mut self) -> Signal {
+        std::future::poll_fn(|context| {
+            for (signal, received) in &mut self.0 {
+                if received.poll_recv(context).is_ready() {
+                    return Poll::Ready(*signal);
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -96,4 +102,8 @@ impl Forwarded {
 pub(super) fn exit_code(ended: ExitStatus) -> ExitCode {
     let code = ended.code().unwrap_or_else(|| 128 + ended.signal().unwrap_or_default());
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+pub(super) fn ended_by(signal: Signal) -> ExitCode {
+    exit_code(ExitStatus::from_raw(signal.as_raw()))
 }

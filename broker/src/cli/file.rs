@@ -1,9 +1,14 @@
 //! A file that is replaced whole or not at all.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use tempfile::{Builder, NamedTempFile};
 
 /// Whose a file is, and who may read it.
 pub(super) struct Placement {
@@ -19,26 +24,17 @@ impl Placement {
             return Ok(false);
         }
         let beside = beside(path)?;
-        // What a killed process left holds secrets, and is in the way.
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let written = self.write(&beside, content).and_then(|()| fs::rename(&beside, path));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&beside);
-            return Err(error);
-        }
+        self.write(beside.as_file(), content)?;
+        beside.persist(path).map_err(|refused| refused.error)?;
         // The name is durable only when its directory is.
         File::open(directory(path))?.sync_all()?;
         Ok(true)
     }
 
     /// Its owner and mode are right before anything is in it.
-    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    fn write(&self, mut file: &File, content: &[u8]) -> io::Result<()> {
         if let Some((user, group)) = self.owner {
-            fchown(&file, Some(user), group)?;
+            fchown(file, Some(user), group)?;
         }
         file.set_permissions(Permissions::from_mode(self.mode))?;
         file.write_all(content)?;
@@ -54,13 +50,43 @@ impl Placement {
     }
 }
 
-/// On the same file system, hidden, and the same each time.
-fn beside(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".keyferry-new");
-    Ok(directory(path).join(hidden))
+/// A new file of one's own on the same file system, hidden. Its lock tells others that it is in use.
+fn beside(path: &Path) -> io::Result<NamedTempFile> {
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    prefix.push(".keyferry-");
+    for there in fs::read_dir(directory(path))? {
+        let there = there?;
+        if there.file_name().as_bytes().starts_with(prefix.as_bytes()) {
+            throw_away(&there.path());
+        }
+    }
+    loop {
+        let file = Builder::new().prefix(&prefix).tempfile_in(directory(path))?;
+        file.as_file().lock()?;
+        // Before that, somebody may have taken it for a dead one's.
+        if is_at(file.as_file(), file.path()) {
+            return Ok(file);
+        }
+    }
+}
+
+/// What a killed process left holds secrets; what is locked is another's that lives.
+fn throw_away(left: &Path) {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    if let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(left)
+        && file.try_lock().is_ok()
+        && is_at(&file, left)
+    {
+        let _ = fs::remove_file(left);
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(file), Ok(there)) => (file.dev(), file.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
 }
 
 fn directory(path: &Path) -> &Path {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::getuid;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::child::Child;
 use super::connection::{Server, block_on};
@@ -15,10 +16,13 @@ use super::file::Placement;
 use super::following::Following;
 use super::serve::Signals;
 use super::template::Template;
-use super::{Complaint, say, say_error};
+use super::{Complaint, mention, say_error};
+use crate::config::parse_duration;
 
 /// Before what went wrong is tried again.
 const AGAIN: Duration = Duration::from_secs(30);
+/// For a command past its limit to end by itself.
+const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -39,6 +43,9 @@ pub(super) struct Args {
     /// The name under which the broker knows this program: old versions then retire once the files have the new ones
     #[arg(long, value_name = "NAME", conflicts_with = "once")]
     subscriber: Option<String>,
+    /// How long the command may run before it is stopped
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, default_value = "1m", requires = "command")]
+    limit: Duration,
     /// Run after files have changed, after --
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -92,7 +99,7 @@ impl Args {
         loop {
             if failing {
                 // What went wrong is tried again, whether or not something changes.
-                let _ = tokio::time::timeout(AGAIN, following.changed()).await;
+                let _ = timeout(AGAIN, following.changed()).await;
             } else {
                 following.changed().await;
             }
@@ -118,7 +125,7 @@ impl Args {
             let place = placement.put(target, content);
             if place.map_err(|error| format!("cannot write {}: {error}", target.display()))? {
                 *owed = true;
-                say(&format!("wrote {}", target.display()));
+                mention(&format!("wrote {}", target.display()));
             }
         }
         if *owed {
@@ -133,7 +140,12 @@ impl Args {
         let [program, arguments @ ..] = self.command.as_slice() else { return Ok(()) };
         let mut command = Command::new(program);
         let mut child = Child::start(command.args(arguments)).map_err(|(_, why)| why)?;
-        let ended = child.ended().await?;
+        let Ok(ended) = timeout(self.limit, child.ended()).await else {
+            child.stop(GRACE).await?;
+            let limit = self.limit;
+            return Err(format!("{program} was stopped, since it did not end within {limit:?}; see --limit").into());
+        };
+        let ended = ended?;
         if ended.success() { Ok(()) } else { Err(format!("{program} failed: {ended}").into()) }
     }
 }
