@@ -129,6 +129,29 @@ fn a_terminal_is_shown_a_secret_only_when_it_is_asked_to() {
 }
 
 #[test]
+fn an_answer_that_is_lost_is_a_failure_and_a_reader_who_has_had_enough_is_none() {
+    let stage = stage();
+    stage.operator.run_with_input(&["put", "local/db", "--create"], b"hunter2").done();
+    for verb in [
+        ["get", "local/db"].as_slice(),
+        &["get", "local/db", "--json"],
+        &["list", "local"],
+        &["list", "local", "--json"],
+        &["whoami"],
+        &["watch", "local/*", "--json"],
+        &["completions", "bash"],
+    ] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ran: Ran = stage.operator.command(verb).stdout(full).output().unwrap().into();
+        ran.failed(1, "the answer is lost");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran: Ran = stage.operator.command(verb).stdout(writer).output().unwrap().into();
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{verb:?}");
+    }
+}
+
+#[test]
 fn each_kind_of_failure_has_its_exit_code_its_reason_and_what_to_do() {
     let stage = stage();
     let client = &stage.client;
@@ -137,7 +160,7 @@ fn each_kind_of_failure_has_its_exit_code_its_reason_and_what_to_do() {
     client.run_with_input(&["put", "local/db"], b"x").failed(3, "(ACCESS_DENIED); `keyferry explain`");
     client.run(&["get", "local/none"]).failed(5, "(SECRET_NOT_FOUND); see that the name is right");
     client.run(&["list", "local", "--own-token-file", "/absent"]).failed(4, "/absent");
-    client.run(&["get", "local/x", "--key", "/absent"]).failed(2, "cannot read /absent");
+    client.run(&["get", "local/x", "--cert", "/absent", "--key", "/absent"]).failed(2, "cannot read /absent");
     client.run(&["get", "local/x", "--server", "https://127.0.0.1:1"]).failed(8, "nothing answers at 127.0.0.1:1");
     client.run(&["get", "local/x", "--server", "http://127.0.0.1:1"]).failed(2, "https://");
     let mut bare = client.command(&["whoami"]);
@@ -176,6 +199,17 @@ fn a_profile_says_who_and_where_and_what_is_said_besides_goes_before_it() {
     assert_eq!(run(0o600, &[]).done(), "hunter2");
     let named = profile.to_str().unwrap();
     run(0o600, &[("KEYFERRY_PROFILE", named), ("KEYFERRY_SERVER", "https://127.0.0.1:1")]).failed(8, "127.0.0.1:1");
+    // A profile that is named on the command line leaves the environment's credentials out of it; options go before it.
+    let elsewhere = [("KEYFERRY_SERVER", "https://127.0.0.1:1"), ("KEYFERRY_TOKEN_FILE", "/absent")];
+    let explicit = |more: &[&str]| {
+        let mut command = std::process::Command::new(keyferry_tests::process::keyferry());
+        command.args(["get", "local/db", "--profile", named]).args(more).envs(elsewhere);
+        Ran::from(command.output().unwrap())
+    };
+    assert_eq!(explicit(&[]).done(), "hunter2");
+    explicit(&["--server", "https://127.0.0.1:2"]).failed(8, "127.0.0.1:2");
+    explicit(&["--own-token-file", "/missing"]).failed(4, "/missing");
+    explicit(&["--key", "/missing"]).failed(2, "a key without its certificate");
     // Whoever can write here must not send this environment's credentials anywhere.
     run(0o620, &[]).failed(2, "no broker");
     run(0o600, &[("KEYFERRY_TOKEN_FILE", "/absent")]).failed(2, "no broker");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keyferry_broker::clock::SystemClock;
 use keyferry_tests::broker::TestBroker;
-use keyferry_tests::command::{Caller, assert_documented};
+use keyferry_tests::command::{Caller, Ran, assert_documented};
 use keyferry_tests::postgres::Cluster;
 
 struct Stage {
@@ -58,6 +58,18 @@ fn psql_runs_as_the_minted_user_and_the_user_is_gone_when_psql_is() {
 fn until_no_user_is_left(stage: &Stage) {
     while !stage.cluster.users().is_empty() {
         std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_credential_that_could_not_be_handed_over_is_revoked() {
+    let stage = stage();
+    for more in [[].as_slice(), &["--json"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = stage.operator.command(&[&["mint", "shop/reader"], more].concat());
+        let ran: Ran = command.stdout(full).output().unwrap().into();
+        ran.failed(1, "the answer is lost");
+        until_no_user_is_left(&stage);
     }
 }
 

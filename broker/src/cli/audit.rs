@@ -30,6 +30,6 @@ pub(super) fn run(verb: &Verb) -> Result<ExitCode, Complaint> {
     for problem in &report.problems {
         say_error(&problem.to_string());
     }
-    say(&report.to_string());
+    say(&report.to_string())?;
     Ok(if report.is_intact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

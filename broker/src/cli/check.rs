@@ -22,7 +22,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     let config = super::load(&path)?;
     let problems = preflight(&config);
     if problems.is_empty() {
-        say(&format!("{}: good", path.display()));
+        say(&format!("{}: good", path.display()))?;
         return Ok(ExitCode::SUCCESS);
     }
     Err(problems.join("\n").into())

@@ -56,8 +56,8 @@ impl Asking {
 
 impl Asking {
     /// For a program or for a person.
-    pub(super) fn tell(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
-        say(&if self.json { json().to_string() } else { printable(&text()) });
+    pub(super) fn tell(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Complaint> {
+        say(&if self.json { json().to_string() } else { printable(&text()) })
     }
 
     /// One object a line, or a table under its header.
@@ -67,15 +67,15 @@ impl Asking {
         json: impl Fn(&T) -> Value,
         header: [&str; N],
         rows: impl Fn(&T) -> Vec<Vec<String>>,
-    ) {
+    ) -> Result<(), Complaint> {
         if self.json {
-            items.iter().for_each(|item| say(&json(item).to_string()));
+            items.iter().try_for_each(|item| say(&json(item).to_string()))
         } else if items.is_empty() {
-            say("none");
+            say("none")
         } else {
             let header = std::iter::once(header.map(str::to_owned).to_vec());
             let rows: Vec<_> = header.chain(items.iter().flat_map(rows)).collect();
-            say(&printable(&table(&rows).join("\n")));
+            say(&printable(&table(&rows).join("\n")))
         }
     }
 }
@@ -100,18 +100,29 @@ impl Server {
         Ok(options)
     }
 
-    /// What is said here and now goes before what a profile says, each for itself.
+    /// The command line goes before the environment, and in each what is said goes before the profile that is named.
     fn profile(&self) -> Result<Profile, Complaint> {
-        let file = |option: &Option<PathBuf>, name| option.clone().or_else(|| variable(name).map(PathBuf::from));
         let said = Profile {
-            server: self.server.clone().or_else(|| variable("KEYFERRY_SERVER")),
-            ca: file(&self.ca, "KEYFERRY_CA"),
-            cert: file(&self.cert, "KEYFERRY_CERT"),
-            key: file(&self.key, "KEYFERRY_KEY"),
-            token_file: file(&self.own_token_file, "KEYFERRY_TOKEN_FILE"),
+            server: self.server.clone(),
+            ca: self.ca.clone(),
+            cert: self.cert.clone(),
+            key: self.key.clone(),
+            token_file: self.own_token_file.clone(),
         };
-        match file(&self.profile, "KEYFERRY_PROFILE") {
-            Some(profile) => Ok(said.or(Profile::read(&profile)?)),
+        // The environment's credentials may be another broker's.
+        if let Some(named) = &self.profile {
+            return Ok(said.or(Profile::read(named)?));
+        }
+        let file = |name| variable(name).map(PathBuf::from);
+        let said = said.or(Profile {
+            server: variable("KEYFERRY_SERVER"),
+            ca: file("KEYFERRY_CA"),
+            cert: file("KEYFERRY_CERT"),
+            key: file("KEYFERRY_KEY"),
+            token_file: file("KEYFERRY_TOKEN_FILE"),
+        });
+        match file("KEYFERRY_PROFILE") {
+            Some(named) => Ok(said.or(Profile::read(&named)?)),
             // Somebody else's directory must not decide where a credential of this environment is sent.
             None if said == Profile::default() => Ok(Profile::found(Path::new("."))?.unwrap_or_default()),
             None => Ok(said),

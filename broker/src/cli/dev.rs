@@ -11,7 +11,7 @@ use rcgen::KeyPair;
 use zeroize::Zeroizing;
 
 use super::dev_pki::{Authority, TRUST_DOMAIN, write_private};
-use super::{Complaint, dev_issuer, say, serve};
+use super::{Complaint, dev_issuer, mention, serve};
 use crate::clock::SystemClock;
 use crate::names::StoreName;
 use crate::providers::local::{LocalKey, LocalStore};
@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     serve::run_until_signalled(config, move |broker| {
         // Only now the ports are known.
         write_profiles(&dir, broker.grpc_address())?;
-        say(&greeting(&dir, broker.grpc_address(), in_path));
+        mention(&greeting(&dir, broker.grpc_address(), in_path));
         Ok(())
     })
 }

@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
         let broker = args.asking.connect().await?;
         broker.ask(question).await
     })?;
-    args.asking.tell(|| to_json(&answer), || to_text(&answer, &args.action, &args.resource));
+    args.asking.tell(|| to_json(&answer), || to_text(&answer, &args.action, &args.resource))?;
     let allowed = answer.decision() == AccessDecision::Allow;
     Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(Exit::Denied as u8) })
 }

@@ -1,6 +1,6 @@
 //! `keyferry get`
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::connection::{Asking, block_on};
 use super::failure::Failure;
 use super::text::{facts, payload_json, plain, relative, time, wire};
-use super::{Complaint, names, printable, say, say_error};
+use super::{Complaint, hand_over, names, printable, say, say_error};
 use crate::config::parse_duration;
 
 #[derive(Debug, clap::Args)]
@@ -36,19 +36,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
         let connection = args.asking.connect().await?;
         Ok(connection.client().get_secret(read).await.map_err(Failure::from)?)
     })?;
-    let mut stdout = std::io::stdout();
-    let terminal = stdout.is_terminal();
+    let terminal = std::io::stdout().is_terminal();
     let hidden = terminal && !args.reveal;
     if args.asking.json {
-        say(&to_json(&secret, hidden).to_string());
+        say(&to_json(&secret, hidden).to_string())?;
     } else if hidden {
-        say(&printable(&to_text(&secret)));
+        say(&printable(&to_text(&secret)))?;
     } else if terminal {
         let text = std::str::from_utf8(&secret.payload).map_err(|_| "the value is no text: pipe it, or add --json")?;
-        say(&printable(text));
+        say(&printable(text))?;
     } else {
-        stdout.write_all(&secret.payload)?;
-        stdout.flush()?;
+        hand_over(&secret.payload)?;
     }
     if hidden {
         say_error("the value stays off the terminal: add --reveal, or pipe it");

@@ -104,8 +104,7 @@ async fn list(args: &ListArgs) -> Result<(), Complaint> {
     };
     let leases = all(&args.asking.connect().await?, filter).await?;
     let header = ["lease", "state", "ends", "role", "user", "owner", "error"];
-    args.asking.tell_all(&leases, to_json, header, |lease| vec![row(lease)]);
-    Ok(())
+    args.asking.tell_all(&leases, to_json, header, |lease| vec![row(lease)])
 }
 
 async fn all(broker: &Connection, filter: LeaseFilter) -> Result<Vec<Lease>, Complaint> {
@@ -128,8 +127,7 @@ async fn show(args: &ShowArgs) -> Result<(), Complaint> {
     let filter = LeaseFilter { states: states.map(i32::from).to_vec(), ..LeaseFilter::default() };
     let leases = all(&args.asking.connect().await?, filter).await?;
     let lease = leases.iter().find(|lease| lease.name == name);
-    tell(&args.asking, lease.ok_or_else(|| Failure::not_found(format!("there is no {name}, or it is not yours")))?);
-    Ok(())
+    tell(&args.asking, lease.ok_or_else(|| Failure::not_found(format!("there is no {name}, or it is not yours")))?)
 }
 
 async fn renew(args: &RenewArgs) -> Result<(), Complaint> {
@@ -139,8 +137,7 @@ async fn renew(args: &RenewArgs) -> Result<(), Complaint> {
         ..RenewLeaseRequest::default()
     };
     let broker = args.asking.connect().await?;
-    tell(&args.asking, &broker.ask(request).await?.lease.unwrap_or_default());
-    Ok(())
+    tell(&args.asking, &broker.ask(request).await?.lease.unwrap_or_default())
 }
 
 async fn revoke(args: &RevokeArgs) -> Result<(), Complaint> {
@@ -169,11 +166,10 @@ async fn revoke(args: &RevokeArgs) -> Result<(), Complaint> {
             },
         ),
     }
-    Ok(())
 }
 
-fn tell(asking: &Asking, lease: &Lease) {
-    asking.tell(|| to_json(lease), || to_text(lease));
+fn tell(asking: &Asking, lease: &Lease) -> Result<(), Complaint> {
+    asking.tell(|| to_json(lease), || to_text(lease))
 }
 
 fn row(lease: &Lease) -> Vec<String> {

@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, ValueEnum};
 use clap_complete::Shell;
 
 use super::failure::Exit;
-use super::{Cli, Complaint, say};
+use super::{Cli, Complaint, hand_over, say};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CompletionsArgs {
@@ -27,21 +27,23 @@ pub(super) struct ManArgs {
     directory: PathBuf,
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> ExitCode {
+pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Complaint> {
     let shell = match args.shell {
         Known::Bash => Shell::Bash,
         Known::Zsh => Shell::Zsh,
         Known::Fish => Shell::Fish,
     };
-    clap_complete::generate(shell, &mut Cli::command(), "keyferry", &mut std::io::stdout());
-    ExitCode::SUCCESS
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "keyferry", &mut script);
+    hand_over(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Complaint> {
     let failed = |error| format!("cannot write to {}: {error}", args.directory.display());
     std::fs::create_dir_all(&args.directory).map_err(failed)?;
     clap_mangen::generate_to(Cli::command().after_help(exit_codes()), &args.directory).map_err(failed)?;
-    say(&format!("wrote keyferry.1 and a page for each verb to {}", args.directory.display()));
+    say(&format!("wrote keyferry.1 and a page for each verb to {}", args.directory.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

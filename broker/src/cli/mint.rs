@@ -1,20 +1,21 @@
 //! `keyferry mint` and `keyferry roles`
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use keyferry_proto::v1::mint_database_token_response::Credential;
+use keyferry_proto::v1::revoke_lease_request::Target;
 use keyferry_proto::v1::{
     DatabaseConnection, DatabaseEngine, DatabaseRole, ListDatabaseRolesRequest, MintDatabaseTokenRequest,
-    MintDatabaseTokenResponse,
+    MintDatabaseTokenResponse, RevokeLeaseRequest,
 };
 use serde_json::{Value, json};
 
-use super::connection::{Asking, block_on};
+use super::connection::{Asking, Connection, block_on};
 use super::failure::Failure;
 use super::text::{facts, plain, relative, span, time};
-use super::{Complaint, leases, names, printable, psql, say};
+use super::{Complaint, hand_over, leases, names, printable, psql, say, say_error};
 use crate::config::parse_duration;
 
 #[derive(Debug, clap::Args)]
@@ -63,22 +64,35 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
         if args.psql {
             return psql::run(&broker, &minted, &args.arguments).await;
         }
-        tell(args, &minted)?;
+        if let Err(lost) = tell(args, &minted) {
+            give_back(&broker, &minted, "nobody received it").await;
+            return Err(lost);
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
 
 fn tell(args: &Args, minted: &MintDatabaseTokenResponse) -> Result<(), Complaint> {
-    let mut stdout = std::io::stdout();
     if args.asking.json {
-        say(&to_json(minted).to_string());
-    } else if stdout.is_terminal() {
-        say(&printable(&to_text(minted)));
+        say(&to_json(minted).to_string())
+    } else if std::io::stdout().is_terminal() {
+        say(&printable(&to_text(minted)))
     } else {
-        stdout.write_all(bare(minted).as_bytes())?;
-        stdout.flush()?;
+        hand_over(bare(minted).as_bytes())
     }
-    Ok(())
+}
+
+/// What nobody uses any more is revoked, where it can be.
+pub(super) async fn give_back(broker: &Connection, minted: &MintDatabaseTokenResponse, why: &str) {
+    let Some(lease) = &minted.lease else { return };
+    let request = RevokeLeaseRequest {
+        target: Some(Target::Name(lease.name.clone())),
+        justification: why.to_owned(),
+        ..RevokeLeaseRequest::default()
+    };
+    if let Err(error) = broker.ask(request).await {
+        say_error(&format!("{} is not revoked and ends by itself: {error}", lease.name));
+    }
 }
 
 /// The credential alone, for whatever reads a pipe.
@@ -167,7 +181,7 @@ pub(super) fn roles(args: &RolesArgs) -> Result<ExitCode, Complaint> {
         }
     })?;
     let header = ["role", "credential", "lives", "at most", "revocable", "description"];
-    args.asking.tell_all(&roles, role_json, header, |role| vec![row(role)]);
+    args.asking.tell_all(&roles, role_json, header, |role| vec![row(role)])?;
     Ok(ExitCode::SUCCESS)
 }
 

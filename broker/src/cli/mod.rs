@@ -35,11 +35,13 @@ mod text;
 mod watch;
 mod whoami;
 
+use std::io::ErrorKind::BrokenPipe;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use thiserror::Error;
 
 use self::failure::{Exit, Failure};
 use crate::config::{Config, environment};
@@ -132,6 +134,10 @@ pub fn run() -> ExitCode {
     };
     match dispatch(cli.verb) {
         Ok(code) => code,
+        // Whoever read has had enough.
+        Err(complaint) if complaint.downcast_ref::<Unsaid>().is_some_and(|unsaid| unsaid.0.kind() == BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(complaint) => {
             let failure = complaint.downcast_ref::<Failure>();
             match failure.filter(|_| json) {
@@ -171,7 +177,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode, Complaint> {
         Verb::State(args) => state::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Audit(verb) => audit::run(&verb),
-        Verb::Completions(args) => Ok(manual::completions(&args)),
+        Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
     }
 }
@@ -184,10 +190,27 @@ fn asks_for_json(matches: &ArgMatches) -> bool {
     }
 }
 
-/// Whoever stopped reading is not a reason to end: a broker must outlive the `head` that its greeting went to.
-fn say(text: &str) {
+/// What was asked for. Whoever gets none of it must hear of that.
+fn say(text: &str) -> Result<(), Complaint> {
+    hand_over(format!("{text}\n").as_bytes())
+}
+
+/// As it is, with nothing added.
+fn hand_over(bytes: &[u8]) -> Result<(), Complaint> {
+    let mut stdout = std::io::stdout();
+    Ok(stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(Unsaid)?)
+}
+
+/// Told in passing. Whoever stopped reading is not a reason to end: a broker must outlive the `head` that its greeting went
+/// to.
+fn mention(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
+
+/// Standard output did not take the answer.
+#[derive(Debug, Error)]
+#[error("the answer is lost; see that standard output can be written")]
+struct Unsaid(#[source] std::io::Error);
 
 /// What a terminal shows and does not obey.
 fn printable(text: &str) -> String {

@@ -86,7 +86,7 @@ pub(super) fn run(verb: &Verb) -> Result<ExitCode, Complaint> {
     match verb {
         Verb::Check(args) => {
             let policies = load(&args.directory)?;
-            say(&format!("{}: {} policies, good", args.directory.display(), policies.len()));
+            say(&format!("{}: {} policies, good", args.directory.display(), policies.len()))?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Test(args) => test(args),
@@ -111,10 +111,10 @@ fn test(args: &TestArgs) -> Result<ExitCode, Complaint> {
         let explanation = case.explain(&policies).map_err(|error| format!("case {:?}: {error}", case.name))?;
         if explanation.allowed != (case.expect == Expectation::Allow) {
             failed += 1;
-            say(&case.failure(&explanation));
+            say(&case.failure(&explanation))?;
         }
     }
-    say(&format!("{} cases, {failed} failed", cases.case.len()));
+    say(&format!("{} cases, {failed} failed", cases.case.len()))?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -77,13 +77,15 @@ impl Profile {
         Ok(Some(said.beside(&file)))
     }
 
-    /// What is missing here, from there.
+    /// What is missing here, from there. A certificate and its key come from one place.
     pub(super) fn or(self, other: Self) -> Self {
+        let (cert, key) =
+            if self.cert.is_none() && self.key.is_none() { (other.cert, other.key) } else { (self.cert, self.key) };
         Self {
             server: self.server.or(other.server),
             ca: self.ca.or(other.ca),
-            cert: self.cert.or(other.cert),
-            key: self.key.or(other.key),
+            cert,
+            key,
             token_file: self.token_file.or(other.token_file),
         }
     }

@@ -8,15 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keyferry_proto::v1::mint_database_token_response::Credential;
-use keyferry_proto::v1::revoke_lease_request::Target;
-use keyferry_proto::v1::{
-    AccessTokenUsage, DatabaseConnection, DatabaseEngine, MintDatabaseTokenResponse, RevokeLeaseRequest,
-};
+use keyferry_proto::v1::{AccessTokenUsage, DatabaseConnection, DatabaseEngine, MintDatabaseTokenResponse};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use super::child::{Child, Forwarded, exit_code};
 use super::connection::Connection;
+use super::mint::give_back;
 use super::{Complaint, say_error};
 
 /// The credential is in files of this user's own, never in arguments, and revoked however psql ends.
@@ -26,16 +24,7 @@ pub(super) async fn run(
     arguments: &[String],
 ) -> Result<ExitCode, Complaint> {
     let outcome = session(minted, arguments).await;
-    if let Some(lease) = &minted.lease {
-        let request = RevokeLeaseRequest {
-            target: Some(Target::Name(lease.name.clone())),
-            justification: "psql has ended".to_owned(),
-            ..RevokeLeaseRequest::default()
-        };
-        if let Err(error) = broker.ask(request).await {
-            say_error(&format!("{} is not revoked and ends by itself: {error}", lease.name));
-        }
-    }
+    give_back(broker, minted, "psql has ended").await;
     outcome
 }
 

@@ -57,7 +57,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     args.asking.tell(
         || json!({ "name": name, "epoch": answer.epoch, "revision": answer.revision, "dry_run": args.dry_run }),
         || if args.dry_run { format!("would add {name}") } else { format!("added {name}") },
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -88,7 +88,7 @@ pub(super) fn rotate(args: &RotateArgs) -> Result<ExitCode, Complaint> {
         let answer = broker.ask(request).await?;
         let rotation = answer.rotation.unwrap_or_default();
         let Some(until) = args.wait.filter(|_| !args.dry_run) else {
-            print(&rotation, &args.asking);
+            print(&rotation, &args.asking)?;
             return Ok(ExitCode::SUCCESS);
         };
         follow(&broker, rotation, until, &args.asking).await
@@ -106,7 +106,7 @@ async fn follow(
     loop {
         let now = standing(&rotation);
         if said.as_ref() != Some(&now) {
-            asking.tell(|| to_json(&rotation), || progress(&rotation));
+            asking.tell(|| to_json(&rotation), || progress(&rotation))?;
             said = Some(now);
         }
         match rotation.state() {
@@ -173,11 +173,11 @@ pub(super) fn run(verb: &Verb) -> Result<ExitCode, Complaint> {
                 let broker = asking.connect().await?;
                 let rotations = broker.ask(request).await?.rotations;
                 let header = ["rotation", "state", "started", "secret", "error"];
-                asking.tell_all(&rotations, to_json, header, |rotation| vec![row(rotation)]);
+                asking.tell_all(&rotations, to_json, header, |rotation| vec![row(rotation)])?;
             }
             Verb::Show(one) => {
                 let broker = one.asking.connect().await?;
-                print(&get(&broker, &names::within("rotations", &one.rotation)).await?, &one.asking);
+                print(&get(&broker, &names::within("rotations", &one.rotation)).await?, &one.asking)?;
             }
             Verb::Cancel(one) => {
                 let request = CancelRotationRequest {
@@ -187,7 +187,7 @@ pub(super) fn run(verb: &Verb) -> Result<ExitCode, Complaint> {
                 };
                 let broker = one.asking.connect().await?;
                 let answer = broker.ask(request).await?;
-                print(&answer.rotation.unwrap_or_default(), &one.asking);
+                print(&answer.rotation.unwrap_or_default(), &one.asking)?;
             }
             Verb::Retire(one) => {
                 let request = RetireRotationRequest {
@@ -197,7 +197,7 @@ pub(super) fn run(verb: &Verb) -> Result<ExitCode, Complaint> {
                 };
                 let broker = one.asking.connect().await?;
                 let answer = broker.ask(request).await?;
-                print(&answer.rotation.unwrap_or_default(), &one.asking);
+                print(&answer.rotation.unwrap_or_default(), &one.asking)?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -209,8 +209,8 @@ async fn get(broker: &Connection, name: &str) -> Result<Rotation, Complaint> {
     Ok(broker.ask(request).await?.rotation.unwrap_or_default())
 }
 
-fn print(rotation: &Rotation, asking: &Asking) {
-    asking.tell(|| to_json(rotation), || to_text(rotation));
+fn print(rotation: &Rotation, asking: &Asking) -> Result<(), Complaint> {
+    asking.tell(|| to_json(rotation), || to_text(rotation))
 }
 
 fn row(rotation: &Rotation) -> Vec<String> {

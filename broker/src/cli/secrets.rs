@@ -74,7 +74,7 @@ pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Complaint> {
             labels(&secret.labels),
         ]]
     };
-    args.asking.tell_all(&secrets, secret_json, ["secret", "changed", "labels"], row);
+    args.asking.tell_all(&secrets, secret_json, ["secret", "changed", "labels"], row)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -103,7 +103,7 @@ pub(super) fn versions(args: &VersionsArgs) -> Result<ExitCode, Complaint> {
             request.page_token = page.next_page_token;
         }
     })?;
-    args.asking.tell_all(&versions, version_json, ["version", "state", "added", ""], |version| vec![row(version)]);
+    args.asking.tell_all(&versions, version_json, ["version", "state", "added", ""], |version| vec![row(version)])?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -156,6 +156,6 @@ pub(super) fn disable(args: &VersionArgs) -> Result<ExitCode, Complaint> {
 
 fn changed(args: &VersionArgs, version: &SecretVersion, now: &str) -> Result<ExitCode, Complaint> {
     let be = if args.dry_run { "would be" } else { "is" };
-    args.asking.tell(|| version_json(version), || format!("{} {be} {now}", version.name));
+    args.asking.tell(|| version_json(version), || format!("{} {be} {now}", version.name))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
             }
         }
     })?;
-    say(&if args.json { json.to_string() } else { printable(&text) });
+    say(&if args.json { json.to_string() } else { printable(&text) })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,7 +22,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
         let answer = broker.ask(GetStatusRequest {}).await?;
         Ok::<BrokerStatus, Complaint>(answer.status.unwrap_or_default())
     })?;
-    args.asking.tell(|| json::status(&status), || text::status(&status));
+    args.asking.tell(|| json::status(&status), || text::status(&status))?;
     Ok(ExitCode::SUCCESS)
 }
 

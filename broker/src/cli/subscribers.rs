@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
         }
     })?;
     let header = ["caller", "subscriber", "stream", "secret", "runs", "since", "behind"];
-    args.asking.tell_all(&subscribers, to_json, header, rows);
+    args.asking.tell_all(&subscribers, to_json, header, rows)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -36,16 +36,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
             match (told, args.asking.json) {
                 (Told::Snapshot(entries), true) => {
                     let entries: Vec<_> = entries.iter().map(entry_json).collect();
-                    say(&json!({ "kind": "snapshot", "secrets": entries, "cursor": cursor }).to_string());
+                    say(&json!({ "kind": "snapshot", "secrets": entries, "cursor": cursor }).to_string())?;
                 }
                 (Told::Events(events), true) => {
-                    events.iter().for_each(|event| say(&event_json(event, cursor).to_string()));
+                    events.iter().try_for_each(|event| say(&event_json(event, cursor).to_string()))?;
                 }
                 (Told::Snapshot(entries), false) => {
-                    entries.iter().for_each(|entry| say(&printable(&entry_text(entry))));
+                    entries.iter().try_for_each(|entry| say(&printable(&entry_text(entry))))?;
                 }
                 (Told::Events(events), false) => {
-                    events.iter().for_each(|event| say(&printable(&event_text(event))));
+                    events.iter().try_for_each(|event| say(&printable(&event_text(event))))?;
                 }
             }
         }

@@ -24,7 +24,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Complaint> {
     args.asking.tell(
         || json!({ "caller": to_json(&caller), "policy_hash": answer.policy_hash }),
         || format!("{}\n  policies     {}", to_text(&caller), answer.policy_hash),
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
