@@ -170,7 +170,7 @@ async fn a_creation_that_fails_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_that_are_asked_for_at_once_share_transactions_and_each_is_there() {
     let cluster = Cluster::start(&Ca::new("test CA"));
-    let postgres = open(settings(&cluster));
+    let postgres = open(PostgresSettings { connections: 2, ..settings(&cluster) });
     let users: Vec<_> = (0..20).map(|_| new_user(&["orders_read"], "x")).collect();
     for made in join_all(users.iter().map(|user| postgres.create(user))).await {
         made.unwrap();
@@ -188,7 +188,7 @@ async fn users_that_are_asked_for_at_once_share_transactions_and_each_is_there()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_that_cannot_be_made_keeps_no_other_from_being_made_with_it() {
     let cluster = Cluster::start(&Ca::new("test CA"));
-    let postgres = open(settings(&cluster));
+    let postgres = open(PostgresSettings { connections: 2, ..settings(&cluster) });
     let users: Vec<_> =
         (0..6).map(|number| new_user(if number == 3 { &["no_such_group"] } else { &["orders_read"] }, "x")).collect();
     let made = join_all(users.iter().map(|user| postgres.create(user))).await;
@@ -202,7 +202,8 @@ async fn a_user_that_cannot_be_made_keeps_no_other_from_being_made_with_it() {
 async fn a_database_that_cannot_be_reached_is_tried_once_for_all_who_wait() {
     let cluster = Cluster::start(&Ca::new("test CA"));
     let hanging_up = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let postgres = open(PostgresSettings { port: hanging_up.local_addr().unwrap().port(), ..settings(&cluster) });
+    let postgres =
+        open(PostgresSettings { port: hanging_up.local_addr().unwrap().port(), connections: 2, ..settings(&cluster) });
     let users: Vec<_> = (0..200).map(|_| new_user(&["orders_read"], "x")).collect();
     let mut tries = 0;
     let all = join_all(users.iter().map(|user| postgres.create(user)));
@@ -220,7 +221,7 @@ async fn a_database_that_cannot_be_reached_is_tried_once_for_all_who_wait() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_is_met_once_by_all_who_wait_though_one_of_them_is_refused() {
     let cluster = Cluster::start(&Ca::new("test CA"));
-    let postgres = open(PostgresSettings { timeout: Duration::from_secs(1), ..settings(&cluster) });
+    let postgres = open(PostgresSettings { timeout: Duration::from_secs(1), connections: 2, ..settings(&cluster) });
     let _lock = cluster.lock("pg_auth_members");
     // The first is made alone; the others, who came meanwhile, together and then one by one.
     let groups = |number| if number < 2 { "no_such_group" } else { "orders_read" };

@@ -1,9 +1,12 @@
 //! Makes users. Those who wait while others are being made share the next transaction, and so its wait for the disk.
+//!
+//! The server hashes each password as a login would, to see that it is not empty, which takes milliseconds of one of its
+//! processors. So a few sessions make users at once, and the groups' locks, which all of them want, are taken last.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::Postgres;
 use super::sql::{identifier, identifiers, literal};
@@ -13,20 +16,28 @@ use crate::error::Failure;
 
 /// Users of one transaction at most.
 const TOGETHER: usize = 64;
+/// Transactions at once at most, and never more than half of the connections.
+const AT_ONCE: usize = 4;
 
 /// The users of one role that are to be made. Of one role only, so that whatever the server has against another one's
 /// groups concerns nobody here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Creations {
     waiting: Mutex<VecDeque<Waiting>>,
-    /// The server makes them one after the other in any case, because of the groups' locks.
-    turn: tokio::sync::Mutex<()>,
+    turns: Semaphore,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    statements: String,
+    statements: Statements,
     made: oneshot::Sender<Result<(), Failure>>,
+}
+
+#[derive(Debug)]
+struct Statements {
+    creation: String,
+    /// What waits for others who make users of the same groups.
+    membership: String,
 }
 
 enum Refusal {
@@ -36,7 +47,11 @@ enum Refusal {
 }
 
 impl Creations {
-    fn wait(&self, statements: String) -> oneshot::Receiver<Result<(), Failure>> {
+    pub(super) fn new(connections: usize) -> Self {
+        Self { waiting: Mutex::default(), turns: Semaphore::new((connections / 2).clamp(1, AT_ONCE)) }
+    }
+
+    fn wait(&self, statements: Statements) -> oneshot::Receiver<Result<(), Failure>> {
         let (made, outcome) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(Waiting { statements, made });
         outcome
@@ -51,15 +66,17 @@ impl Creations {
 
 impl Postgres {
     pub(super) async fn create_user(&self, user: &NewUser) -> Result<(), Failure> {
-        let statements = creation(user)?;
-        let Some(creations) = self.creations.get(&user.tag.role) else { return self.execute(&statements).await };
+        let statements = statements(user)?;
+        let Some(creations) = self.creations.get(&user.tag.role) else {
+            return self.execute(&transaction([&statements])).await;
+        };
         let mut outcome = creations.wait(statements);
         loop {
             tokio::select! {
                 biased;
                 // Whoever had it in hand was cut off.
                 outcome = &mut outcome => return outcome.unwrap_or_else(|_| Err(self.too_slow())),
-                _turn = creations.turn.lock() => self.create_waiting(creations).await,
+                _turn = creations.turns.acquire() => self.create_waiting(creations).await,
             }
         }
     }
@@ -69,8 +86,7 @@ impl Postgres {
         if together.is_empty() {
             return;
         }
-        let statements: String = together.iter().map(|waiting| waiting.statements.as_str()).collect();
-        let mut outcome = self.create_all(&statements).await;
+        let mut outcome = self.create_all(together.iter().map(|waiting| &waiting.statements)).await;
         if together.len() > 1 && matches!(outcome, Err(Refusal::Content(_))) {
             outcome = self.create_each(&mut together).await;
         }
@@ -92,7 +108,7 @@ impl Postgres {
     /// Each by itself, until one is refused for what is not its own fault: it and those after it are left.
     async fn create_each(&self, together: &mut VecDeque<Waiting>) -> Result<(), Refusal> {
         while let Some(next) = together.front() {
-            let outcome = match self.create_all(&next.statements).await {
+            let outcome = match self.create_all([&next.statements]).await {
                 Ok(()) => Ok(()),
                 Err(Refusal::Content(failure)) => Err(failure),
                 Err(other @ Refusal::Other(_)) => return Err(other),
@@ -104,11 +120,11 @@ impl Postgres {
         Ok(())
     }
 
-    /// Statements sent together are one transaction.
-    async fn create_all(&self, statements: &str) -> Result<(), Refusal> {
+    async fn create_all(&self, users: impl IntoIterator<Item = &Statements>) -> Result<(), Refusal> {
+        let statements = transaction(users);
         let mut for_content = false;
         let done = self.with_connection(async |client| {
-            client.batch_execute(statements).await.map_err(|error| {
+            client.batch_execute(&statements).await.map_err(|error| {
                 // Data exceptions, and what is wrong with names and rights.
                 for_content = error.code().is_some_and(|code| matches!(code.code().get(..2), Some("22" | "42")));
                 self.statement_failure(error)
@@ -119,20 +135,30 @@ impl Postgres {
     }
 }
 
+/// Statements sent together are one transaction.
+fn transaction<'a>(users: impl IntoIterator<Item = &'a Statements>) -> String {
+    let (mut creations, mut memberships) = (String::new(), String::new());
+    for user in users {
+        creations.push_str(&user.creation);
+        memberships.push_str(&user.membership);
+    }
+    creations + &memberships
+}
+
 /// The password goes as its verifier: neither the server's log nor its catalogs ever see it.
-fn creation(user: &NewUser) -> Result<String, Failure> {
+fn statements(user: &NewUser) -> Result<Statements, Failure> {
     let name = identifier(user.name.as_str());
-    let mut statements = format!(
-        "CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit} PASSWORD {verifier} VALID UNTIL {until} IN ROLE {groups}; \
+    let mut creation = format!(
+        "CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit} PASSWORD {verifier} VALID UNTIL {until};\
          COMMENT ON ROLE {name} IS {comment};",
         limit = user.connection_limit,
         verifier = literal(&verifier(user.password.expose())?),
         until = literal(&user.until.to_string()),
-        groups = identifiers(&user.groups),
         comment = literal(&user.tag.to_string()),
     );
     if !user.search_path.is_empty() {
-        statements.push_str(&format!("ALTER ROLE {name} SET search_path TO {};", identifiers(&user.search_path)));
+        creation.push_str(&format!("ALTER ROLE {name} SET search_path TO {};", identifiers(&user.search_path)));
     }
-    Ok(statements)
+    let membership = format!("GRANT {} TO {name};", identifiers(&user.groups));
+    Ok(Statements { creation, membership })
 }

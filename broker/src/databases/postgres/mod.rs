@@ -70,7 +70,8 @@ impl Postgres {
         let ca = std::fs::read_to_string(path).map_err(|error| OpenError::Read(path.clone(), error))?;
         tls::roots(ca.as_bytes()).map_err(|error| OpenError::Ca(path.clone(), error))?;
         let pool = Pool::new(settings.connections);
-        let creations = settings.roles.keys().map(|role| (role.clone(), Creations::default())).collect();
+        let creations =
+            settings.roles.keys().map(|role| (role.clone(), Creations::new(settings.connections))).collect();
         Ok(Self { name, settings, login, ca, pool, creations, account: Mutex::default(), clock })
     }
 
