@@ -10,13 +10,13 @@ WORKSPACE := --workspace --locked --features keyferry-tests/etcd,keyferry-tests/
 STUB_TOOLS := buf protoc-gen-go protoc-gen-go-grpc grpc-python grpc-typescript jdk grpc-java
 
 # What the tests call besides cargo: names from tools/versions.
-TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd envoy $(STUB_TOOLS) grpc-go charts promtool chromium browser
+TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd envoy $(STUB_TOOLS) grpc-go charts promtool chromium browser openbao
 
 .DEFAULT_GOAL := help
 .PHONY: help dev sandbox test test-postgres fuzz check lint fmt proto stubs fmt-check clippy contract deny advisories
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: ## start a broker on loopback that needs nothing (ARGS="--dir DIR" passes arguments)
 	cargo run --locked -- dev $(ARGS)
@@ -75,13 +75,23 @@ advisories: ## known vulnerabilities of the dependencies (fetches RustSec's data
 	@tools/install cargo-deny
 	cargo deny --locked check advisories
 
-.PHONY: bench bench-startup bench-micro bench-tokens bench-jwt bench-watch
+.PHONY: bench bench-smoke bench-instructions bench-startup bench-micro bench-tokens bench-jwt bench-watch
 
-bench: ## beside a bare echo and OpenBao, everything on; writes docs/benchmarks.md and fails over the bars (ARGS="--only echo,broker")
+bench: ## beside a bare echo and OpenBao, everything on; writes docs/benchmarks.md and fails over the bars
 	@tools/install openbao
+	@$(MAKE) --no-print-directory bench-tokens ARGS=--report
 	cargo build --release --locked -p keyferry-broker
 	cargo run --release --locked -p keyferry-benches --bin suite -- --page docs $(ARGS) \
 		$${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao
+
+bench-smoke: ## the same, small and without judgement, as CI runs it
+	@tools/install openbao
+	cargo test $(WORKSPACE) --test smoke
+
+bench-instructions: ## instructions of each part of a call, beside benches/instructions.txt (ARGS=--write writes it)
+	@tools/install valgrind
+	cargo build --release --locked -p keyferry-benches --bin instructions
+	$${CARGO_TARGET_DIR:-target}/release/instructions $(ARGS)
 
 bench-startup: ## time from start to first answer, and idle memory, of the release binary; fails over the bars
 	cargo build --release --locked -p keyferry-broker
@@ -93,7 +103,8 @@ bench-micro: ## what the parts of a call cost (ARGS=NAME picks some)
 bench-tokens: ## database tokens beside pgbench and OpenBao on one PostgreSQL, and 100,000 leases; fails over the bars
 	@tools/install postgresql openbao
 	cargo build --release --locked -p keyferry-broker
-	cargo run --release --locked -p keyferry-benches --bin tokens -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao
+	cargo run --release --locked -p keyferry-benches --bin tokens -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao \
+		docs/benchmarks/database-users.json
 
 bench-jwt: ## signed database tokens beside a bare echo of tonic's, by processor time; fails under the bar
 	cargo build --release --locked -p keyferry-broker

@@ -7,53 +7,31 @@
     reason = "a benchmark may stop at the first surprise"
 )]
 
-use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::fs;
-use std::future::{Ready, ready};
-use std::net::{IpAddr, Ipv4Addr};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
-use keyferry_broker::admission::{
-    Action, Bucket, Circumstances, Gate, Permit, Policies, PolicyStore, Quota, QuotaClass, QuotaSettings, Resource,
+use keyferry_benches::parts::{
+    Arrived, Changed, SECRET, answer, at_once, audit_log, circumstances, labelled, policy_text, record, resource,
+    runtime, secrets,
 };
-use keyferry_broker::audit::{Decision, Log, Mode, Record, Settings};
-use keyferry_broker::clock::{Clock as _, SharedClock, SystemClock};
-use keyferry_broker::digest::Digest;
-use keyferry_broker::error::{Failure, Reason};
-use keyferry_broker::identity::token::TokenVerifier;
-use keyferry_broker::identity::{Authenticator, Caller, Certificate, CertificateName};
-use keyferry_broker::names::{NameError, SecretName, StoreName, VersionId};
+use keyferry_broker::admission::{Action, Policies};
+use keyferry_broker::clock::SystemClock;
+use keyferry_broker::identity::Certificate;
+use keyferry_broker::names::{SecretName, VersionId};
 use keyferry_broker::providers::guard::{Budget, Guard, GuardSettings, Operation};
 use keyferry_broker::rpc::{self, Binding, PageTokens};
-use keyferry_broker::secrets::{
-    CacheSettings, Demand, Fetched, Freshness, Labels, Listing, Page, Provider, SecretBytes, SecretInfo, Secrets,
-    Source, Switched, VersionInfo, VersionState,
-};
-use keyferry_broker::transport::{Connection, Drain, Tls, serve};
-use keyferry_proto::v1::GetSecretRequest;
-use keyferry_proto::v1::secret_service_client::SecretServiceClient;
-use keyferry_tests::broker::{endpoint, load, prepare};
-use keyferry_tests::issuer::Issuer;
+use keyferry_broker::secrets::{Demand, Source};
 use keyferry_tests::pki::Ca;
+use prost::Message as _;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
 
 // As the broker has it: without, the allocator would be half of what is measured.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const SECRET: &str = "stores/main/secrets/orders-db-password";
 const IN_FLIGHT: usize = 128;
 
 fn main() {
@@ -64,15 +42,7 @@ fn main() {
 #[divan::bench(args = [1, IN_FLIGHT], sample_count = 200)]
 fn audit_append_written(bencher: Bencher<'_, '_>, in_flight: usize) {
     let directory = TempDir::new().unwrap();
-    let settings = Settings {
-        directory: directory.path().join("audit"),
-        mode: Mode::Written,
-        sync_interval: Duration::from_millis(100),
-        checkpoint_interval: Duration::from_secs(10),
-        roll_at: 256 * 1024 * 1024,
-        signing_key: directory.path().join("signing.key"),
-    };
-    let (log, _) = Log::open(settings, "bench", Arc::new(SystemClock)).unwrap();
+    let log = audit_log(directory.path());
     let (runtime, record) = (runtime(), record());
     bencher.counter(ItemsCount::new(in_flight)).bench_local(|| {
         runtime.block_on(async {
@@ -117,6 +87,19 @@ fn cached_token(bencher: Bencher<'_, '_>) {
     let verify = || at_once(tokens.verify(black_box(bearer))).unwrap();
     assert!(Arc::ptr_eq(&verify(), &verify()), "the token was not kept");
     bencher.bench_local(verify);
+}
+
+/// A token that was never seen: its signature and all its claims.
+#[divan::bench]
+fn token_verification(bencher: Bencher<'_, '_>) {
+    let arrived = Arrived::new();
+    let mut made = 0_u64;
+    let next = || {
+        made += 1;
+        arrived.token(&made.to_string())
+    };
+    let verify = |bearer: String| at_once(arrived.authenticator.tokens().verify(&bearer)).unwrap();
+    bencher.with_inputs(next).bench_local_values(verify);
 }
 
 /// Certificate, token, policy and quota: all that stands between a call and its handler.
@@ -192,6 +175,20 @@ fn resident() -> usize {
     pages * rustix::param::page_size()
 }
 
+/// An answer's message, as it goes to the wire.
+#[divan::bench]
+fn encode(bencher: Bencher<'_, '_>) {
+    let answer = answer();
+    bencher.bench_local(|| black_box(&answer).encode_to_vec());
+}
+
+/// What the log does for so many watchers of one change: all read the same one.
+#[divan::bench(args = [1, 1000])]
+fn fan_out(bencher: Bencher<'_, '_>, watchers: usize) {
+    let changed = Changed::new();
+    bencher.counter(ItemsCount::new(watchers)).bench_local(|| changed.fan_out(watchers));
+}
+
 #[divan::bench]
 fn page_token_seal(bencher: Bencher<'_, '_>) {
     let (tokens, binding) = (PageTokens::new().unwrap(), Binding::of(&["x509/client", "stores/main"]));
@@ -215,232 +212,4 @@ fn method_look_up(path: &str) -> Option<(usize, &'static rpc::Method)> {
 fn certificate_parse(bencher: Bencher<'_, '_>) {
     let der = Ca::new("bench CA").client("orders").der;
     bencher.bench_local(|| Certificate::parse(black_box(&der)).unwrap());
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-/// What a successful read leaves behind.
-fn record() -> Record {
-    Record {
-        request_id: 7,
-        trace_id: 11,
-        peer: Some(([127, 0, 0, 1], 54321).into()),
-        caller: Some("x509/spiffe://prod.example/orders".into()),
-        certificate: Some(Digest::of(b"certificate")),
-        method: "keyferry.v1.SecretService/GetSecret",
-        action: Action::GetSecret.as_str(),
-        resource: Some(SECRET.into()),
-        version: Some("3".into()),
-        decision: Decision::Allow,
-        policy: Some(Digest::of(b"policy")),
-        outcome: "OK",
-        source: "CACHE",
-        latency: Duration::from_micros(180),
-        ..Record::default()
-    }
-}
-
-/// `count - 1` policies that speak of other workloads, and one of ours.
-fn policy_text(count: usize) -> String {
-    let mut text = String::new();
-    for number in 1..=count {
-        let path = if number == count { "/client".to_owned() } else { format!("/other-{number}") };
-        write!(
-            text,
-            r#"@id("p{number}")
-            permit (principal, action in [Keyferry::Action::"Read"], resource is Keyferry::Secret)
-            when {{ principal has certificate && principal.certificate has spiffe
-                && principal.certificate.spiffe.path == "{path}"
-                && resource.hasTag("env") && resource.getTag("env") == "prod" }};
-            "#
-        )
-        .unwrap();
-    }
-    text
-}
-
-fn resource() -> Resource {
-    labelled(SecretName::parse(SECRET).unwrap())
-}
-
-fn labelled(secret: SecretName) -> Resource {
-    Resource::Secret(secret, Arc::new([("env".to_owned(), "prod".to_owned())].into()))
-}
-
-/// One store behind a cache of that size.
-fn secrets(size: u64) -> Secrets {
-    let (name, clock): (_, SharedClock) = (StoreName::from_id("main").unwrap(), Arc::new(SystemClock));
-    let hour = Duration::from_hours(1);
-    let freshness = Freshness { latest: hour, pinned: hour, labels: hour, stale: hour };
-    let settings = CacheSettings { size, stores: [(name.clone(), freshness)].into() };
-    let provider: Arc<dyn Provider> = Arc::new(OneSecret);
-    Secrets::new([(name, provider)].into(), &settings, None, &clock)
-}
-
-fn circumstances() -> Circumstances {
-    Circumstances { now: SystemClock.now(), peer: IpAddr::V4(Ipv4Addr::LOCALHOST) }
-}
-
-/// A client with certificate and token on an open connection, and what its calls meet first.
-struct Arrived {
-    connection: Arc<Connection>,
-    bearer: String,
-    headers: HeaderMap,
-    authenticator: Authenticator,
-    gate: Gate,
-    /// Owns the tasks of the token verifier.
-    runtime: Runtime,
-}
-
-impl Arrived {
-    /// Callers come from the authenticator alone, and connections from the acceptor: so one is made the way all are.
-    fn new() -> Self {
-        let directory = TempDir::new().unwrap();
-        let (ca, issuer) = (Ca::new("bench CA"), Issuer::new("bench"));
-        prepare(directory.path(), &ca, &Issuer::configuration());
-        issuer.write_keys(directory.path());
-        fs::write(directory.path().join("policy/test.cedar"), policy_text(100)).unwrap();
-        let config = load(directory.path());
-
-        let clock = Arc::new(SystemClock);
-        let policies = PolicyStore::open(config.policy.directory, clock.clone()).unwrap();
-        // No bench waits for its caller's quota.
-        let read = Bucket { rate: 1_000_000_000, burst: u32::MAX };
-        let quota = QuotaSettings { read, distinct_secrets: u32::MAX, ..config.quota };
-        let gate = Gate::new(policies, Quota::new(quota, clock.clone()));
-        let tls = Tls::load(&config.tls, clock.clone()).unwrap();
-        let runtime = runtime();
-        let issuers = config.issuers.into_values().collect();
-        let tokens = runtime.block_on(TokenVerifier::start(issuers, clock)).unwrap();
-
-        let client = ca.client("client");
-        let bearer = issuer.bound_token("client", &client.der);
-        let mut headers = HeaderMap::new();
-        headers.insert(http::header::AUTHORIZATION, format!("Bearer {bearer}").parse().unwrap());
-        let connection = runtime.block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let channel = endpoint(listener.local_addr().unwrap().port(), client.client_tls(&ca)).connect_lazy();
-            let (seen, mut connections) = mpsc::channel(1);
-            let server = async { serve(listener, tls, &config.limits, Tap(seen), Drain::new()).await };
-            // Its answer is empty; what counts is the connection that it came on.
-            let mut client = SecretServiceClient::new(channel);
-            tokio::select! {
-                biased;
-                connection = connections.recv() => connection.unwrap(),
-                _ = client.get_secret(GetSecretRequest::default()) => connections.recv().await.unwrap(),
-                _ = server => panic!("the server ended by itself"),
-            }
-        });
-        let authenticator = Authenticator::new(vec![CertificateName::Spiffe], tokens);
-        Self { connection, bearer, headers, authenticator, gate, runtime }
-    }
-
-    fn caller(&self) -> Caller {
-        at_once(self.authenticator.authenticate(&self.connection, &self.headers)).unwrap().unwrap()
-    }
-
-    fn admit(&self, resource: Resource) -> Permit {
-        self.gate.admit(&self.caller(), Action::GetSecret, QuotaClass::Read, resource, circumstances()).unwrap()
-    }
-}
-
-/// Without a runtime, whose own cost would be a good part of what is measured.
-fn at_once<F: Future>(future: F) -> F::Output {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => output,
-        Poll::Pending => panic!("what is warm waits for nothing"),
-    }
-}
-
-/// A store that has the same 1 KiB under every name.
-struct OneSecret;
-
-impl Provider for OneSecret {
-    fn check_name(&self, _: &SecretName) -> Result<(), NameError> {
-        Ok(())
-    }
-
-    fn check_version(&self, _: &SecretName, _: &VersionId) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn check_payload(&self, _: &[u8]) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn check_creation(&self, _: &SecretName) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn fetch<'a>(&'a self, _: &'a SecretName, _: &'a VersionId) -> BoxFuture<'a, Result<Fetched, Failure>> {
-        Box::pin(async {
-            let payload = SecretBytes::new(vec![0xa5; 1024]);
-            let version = VersionInfo {
-                id: "3".into(),
-                state: VersionState::Enabled,
-                created: None,
-                not_before: None,
-                expires: None,
-                content_type: None,
-            };
-            Ok(Fetched { version, payload, crc32c: 0 })
-        })
-    }
-
-    fn describe<'a>(&'a self, _: &'a SecretName) -> BoxFuture<'a, Result<SecretInfo, Failure>> {
-        Box::pin(ready(Err(not_here())))
-    }
-
-    fn list(&self, _: Page) -> BoxFuture<'_, Result<Listing<SecretInfo>, Failure>> {
-        Box::pin(ready(Err(not_here())))
-    }
-
-    fn versions<'a>(&'a self, _: &'a SecretName, _: Page) -> BoxFuture<'a, Result<Listing<VersionInfo>, Failure>> {
-        Box::pin(ready(Err(not_here())))
-    }
-
-    fn add<'a>(
-        &'a self,
-        _: &'a SecretName,
-        _: SecretBytes,
-        _: Option<Labels>,
-    ) -> BoxFuture<'a, Result<VersionInfo, Failure>> {
-        Box::pin(ready(Err(not_here())))
-    }
-
-    fn set_enabled<'a>(
-        &'a self,
-        _: &'a SecretName,
-        _: &'a VersionId,
-        _: bool,
-    ) -> BoxFuture<'a, Result<Switched, Failure>> {
-        Box::pin(ready(Err(not_here())))
-    }
-}
-
-fn not_here() -> Failure {
-    Failure::new(Reason::Unimplemented, "the benches only read values")
-}
-
-/// Hands out the connection of each request.
-#[derive(Clone)]
-struct Tap(mpsc::Sender<Arc<Connection>>);
-
-impl tower::Service<Request<Incoming>> for Tap {
-    type Response = Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
-            let _ = self.0.try_send(Arc::clone(connection));
-        }
-        ready(Ok(Response::new(tonic::body::Body::empty())))
-    }
 }

@@ -3,30 +3,36 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread::available_parallelism;
+use std::sync::OnceLock;
 
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::Outcome;
-
-const SERVER: usize = 0;
-const GENERATOR: usize = 1;
 
 /// To be run on the servers' core, and with as many threads as that is worth.
 pub fn on_one_core(program: &Path) -> Command {
     let mut command = Command::new("taskset");
-    command.args(["--cpu-list", &SERVER.to_string()]).arg(program);
+    command.args(["--cpu-list", &cores()[0].to_string()]).arg(program);
     command
 }
 
 /// Keeps this thread, and those it starts, off the servers' core, where there is another.
 pub fn leave_the_servers_core() -> Outcome<()> {
-    if available_parallelism()?.get() > GENERATOR {
+    if let Some(&core) = cores().get(1) {
         let mut own = CpuSet::new();
-        own.set(GENERATOR);
+        own.set(core);
         sched_setaffinity(None, &own)?;
     }
     Ok(())
+}
+
+/// Those that this process could use when it first asked, before it confined itself.
+fn cores() -> &'static [usize] {
+    static CORES: OnceLock<Vec<usize>> = OnceLock::new();
+    CORES.get_or_init(|| {
+        let allowed = sched_getaffinity(None).expect("a kernel that tells its cores");
+        (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect()
+    })
 }
 
 /// In seconds, of all threads.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread::available_parallelism;
 
 use keyferry_benches::Outcome;
 
@@ -17,7 +16,6 @@ pub(crate) fn facts(keyferry: &Path, bao: Option<&Path>) -> Outcome<Vec<(&'stati
     let mut facts = vec![
         ("Processor", model.map_or("unknown", |(_, name)| name).to_owned()),
         ("Cores", fs::read_to_string("/sys/devices/system/cpu/online")?.trim().to_owned()),
-        ("Cores of this run", available_parallelism()?.to_string()),
         ("Memory", format!("{gib:.0} GiB")),
         ("Kernel", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned()),
         ("Compiler", said(Command::new("rustc").arg("--version"))?),

@@ -13,7 +13,9 @@ use crate::figure::{Figure, Figures, Phase};
 use crate::lasting::{Lasting, TOKENS_EACH};
 use crate::plot;
 use crate::target::Name;
-use crate::{CONNECTIONS, IN_FLIGHT, LOAD, Options};
+use crate::{CONNECTIONS, IN_FLIGHT, Options};
+
+const USERS: &str = "database-users.json";
 
 pub(crate) struct Page<'a> {
     pub(crate) options: &'a Options,
@@ -21,8 +23,6 @@ pub(crate) struct Page<'a> {
     pub(crate) figures: &'a Figures,
     pub(crate) lasting: Option<&'a Lasting>,
     pub(crate) bars: &'a [Bar],
-    /// What the benchmark of database tokens left, if it ran.
-    pub(crate) tokens: Option<Value>,
 }
 
 impl Page<'_> {
@@ -30,8 +30,11 @@ impl Page<'_> {
     pub(crate) fn write(&self, directory: &Path) -> Outcome<()> {
         let beside = directory.join("benchmarks");
         fs::create_dir_all(&beside)?;
-        fs::write(directory.join("benchmarks.md"), self.text()?)?;
-        fs::write(beside.join("raw.json"), format!("{:#}\n", self.json()))?;
+        // What the benchmark of database users left there.
+        let users = beside.join(USERS);
+        let users = if users.exists() { serde_json::from_slice(&fs::read(users)?)? } else { Value::Null };
+        fs::write(directory.join("benchmarks.md"), self.text(&users)?)?;
+        fs::write(beside.join("raw.json"), format!("{}\n", self.json()))?;
         let rates: Vec<_> = Name::ALL
             .into_iter()
             .filter_map(|name| Some((name.label(), self.figures.median(name, Phase::Closed, Figure::rate_of_core)?)))
@@ -51,7 +54,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    fn text(&self) -> Outcome<String> {
+    fn text(&self, users: &Value) -> Outcome<String> {
         let mut page = format!("{INTRODUCTION}\n## Bars\n\n| what | measured | bar | |\n|---|---|---|---|\n");
         for bar in self.bars {
             writeln!(page, "| {} | {:.2} | {} | {} |", bar.what, bar.measured, bar.bound, bar.verdict())?;
@@ -72,8 +75,8 @@ impl Page<'_> {
                 lasting.token_megabytes()
             )?;
         }
-        if let Some(tokens) = &self.tokens {
-            database_tokens(&mut page, tokens)?;
+        if !users.is_null() {
+            database_users(&mut page, users)?;
         }
         self.method(&mut page)?;
         Ok(page)
@@ -120,7 +123,7 @@ impl Page<'_> {
              | machine | |\n|---|---|\n",
             self.options.rounds,
             self.options.seconds,
-            100.0 * LOAD,
+            100.0 * self.options.load(),
             PAYLOAD.len()
         )?;
         for (label, value) in &self.machine {
@@ -139,21 +142,20 @@ impl Page<'_> {
             "payload": PAYLOAD.len(),
             "measurements": self.figures.json(),
             "memory": self.lasting.map(Lasting::json),
-            "database_tokens": self.tokens,
             "bars": self.bars.iter().map(Bar::json).collect::<Vec<_>>(),
         })
     }
 }
 
-fn database_tokens(page: &mut String, tokens: &Value) -> Outcome<()> {
+fn database_users(page: &mut String, users: &Value) -> Outcome<()> {
     write!(
         page,
         "\n## Database users\n\nUsers made by {} clients at once on one PostgreSQL, a second: by pgbench, which sends the \
-         broker's statements and does nothing else; by the broker; by OpenBao's database engine (`make bench-tokens`).\n\n\
+         broker's statements and does nothing else; by the broker; by OpenBao's database engine (`make bench-tokens`). Rounds:\n\n\
          | pgbench | Keyferry | OpenBao |\n|---|---|---|\n",
-        tokens["clients"]
+        users["clients"]
     )?;
-    for round in tokens["rounds"].as_array().into_iter().flatten() {
+    for round in users["rounds"].as_array().into_iter().flatten() {
         let [pgbench, keyferry, openbao] =
             ["pgbench", "keyferry", "openbao"].map(|who| round[who].as_f64().unwrap_or_default());
         writeln!(page, "| {pgbench:.0} | {keyferry:.0} | {openbao:.0} |")?;
