@@ -1,7 +1,8 @@
 //! How many instructions the parts of a call take, counted by valgrind: the same on a busy machine as on a calm one.
 //!
 //! `instructions [--write] [NAME…]`: fails where a part takes 5 % more than `benches/instructions.txt` says, or less, so
-//! that what was won cannot be lost again unseen; `--write` replaces those numbers.
+//! that what was won cannot be lost again unseen; `--write` replaces those numbers. CI does not run it: it builds no
+//! release, and the instructions of a build for tests say nothing about one.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output is for its reader")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a benchmark may stop at the first surprise")]
 

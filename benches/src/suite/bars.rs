@@ -27,6 +27,12 @@ pub(crate) fn judge(figures: &Figures, lasting: Option<&Lasting>) -> Vec<Bar> {
     let p99 = |name| median(name, Phase::HalfOfEcho, Figure::p99);
     let openbao = core(Name::OpenBao).into_iter().chain(core(Name::OpenBaoHttp2)).reduce(f64::max);
     let bars = [
+        // Else something other than the server was the limit: a busy machine, or the generator.
+        (
+            "share of its core that the echo used, asked for all it can",
+            median(Name::Echo, Phase::Closed, Figure::busy),
+            Bound::AtLeast(0.9),
+        ),
         (
             "cached reads in a second of one core, of the echo's",
             share(core(Name::Broker), core(Name::Echo)),
