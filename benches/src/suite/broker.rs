@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use keyferry_benches::Outcome;
@@ -126,13 +127,13 @@ impl Broker {
         self.process.id()
     }
 
-    /// A call with each token, from so many callers of so many tokens each.
-    pub(crate) fn present_tokens(&self, callers: usize, each: usize) -> Outcome<()> {
+    /// A call with each of these tokens; the callers take turns.
+    pub(crate) fn present_tokens(&self, callers: usize, tokens: Range<usize>) -> Outcome<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             let (port, world) = (self.process.grpc().port(), &self.world);
             let channel = endpoint(port, world.client.client_tls(&world.ca)).connect().await?;
             let mut calls: JoinSet<Result<(), Status>> = JoinSet::new();
-            for number in 0..callers * each {
+            for number in tokens {
                 if calls.len() >= PRESENTERS {
                     calls.join_next().await.ok_or("no call")???;
                 }

@@ -17,8 +17,8 @@ pub(crate) struct Lasting {
     pub(crate) calls: [u64; 2],
     pub(crate) after: [u64; 2],
     pub(crate) callers: usize,
-    /// Before the tokens came and after.
-    pub(crate) tokens: [u64; 2],
+    /// Before the tokens came, with one of each caller, with all.
+    pub(crate) tokens: [u64; 3],
 }
 
 impl Lasting {
@@ -30,8 +30,10 @@ impl Lasting {
         let some = resident()?;
         load.closed(IN_FLIGHT, Until::Answered(calls[1] - calls[0]))?;
         let many = resident()?;
-        broker.present_tokens(callers, TOKENS_EACH)?;
-        Ok(Self { calls, after: [some, many], callers, tokens: [many, resident()?] })
+        broker.present_tokens(callers, 0..callers)?;
+        let first = resident()?;
+        broker.present_tokens(callers, callers..callers * TOKENS_EACH)?;
+        Ok(Self { calls, after: [some, many], callers, tokens: [many, first, resident()?] })
     }
 
     /// How much more it is after the many calls.
@@ -39,9 +41,14 @@ impl Lasting {
         self.after[1] as f64 / self.after[0] as f64
     }
 
-    /// What the tokens took, in MB.
+    /// What the tokens took, in MB: a caller's first brings its quota and its decisions too, so the later ones are weighed.
     pub(crate) fn token_megabytes(&self) -> f64 {
-        self.tokens[1].saturating_sub(self.tokens[0]) as f64 * 1024.0 / 1e6
+        megabytes(self.tokens[2], self.tokens[1]) * TOKENS_EACH as f64 / (TOKENS_EACH - 1) as f64
+    }
+
+    /// What came with them in all.
+    pub(crate) fn caller_megabytes(&self) -> f64 {
+        megabytes(self.tokens[2], self.tokens[0])
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -50,7 +57,11 @@ impl Lasting {
             "resident_kib_after_calls": self.after,
             "callers": self.callers,
             "tokens_each": TOKENS_EACH,
-            "resident_kib_before_and_with_tokens": self.tokens,
+            "resident_kib_before_with_first_and_all_tokens": self.tokens,
         })
     }
+}
+
+fn megabytes(after: u64, before: u64) -> f64 {
+    after.saturating_sub(before) as f64 * 1024.0 / 1e6
 }

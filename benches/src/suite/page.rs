@@ -69,9 +69,10 @@ impl Page<'_> {
                 page,
                 "\n## Memory\n\nResident after {first} calls {some:.1} MiB, after {all} calls {many:.1} MiB. Then {} callers \
                  presented {TOKENS_EACH} tokens each, as those have at a time who fetch one every hour that lives for eight: \
-                 {:.1} MB more, the callers' quotas and decisions included. The cache of verified tokens is bounded; what \
-                 ends first leaves it first.\n",
+                 {:.1} MB more in all, of which the tokens take {:.1} and their callers' quotas and decisions the rest. The \
+                 cache of verified tokens is bounded; what ends first leaves it first.\n",
                 lasting.callers,
+                lasting.caller_megabytes(),
                 lasting.token_megabytes()
             )?;
         }
