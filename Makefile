@@ -13,7 +13,7 @@ STUB_TOOLS := buf protoc-gen-go protoc-gen-go-grpc grpc-python grpc-typescript j
 TEST_TOOLS := grpcurl pubsub-fake jwt-judge oidc-issuers cloud-clients cloud-databases postgresql protoc etcd envoy $(STUB_TOOLS) grpc-go charts promtool chromium browser openbao
 
 .DEFAULT_GOAL := help
-.PHONY: help dev sandbox test test-postgres fuzz check lint fmt proto stubs fmt-check clippy contract deny advisories
+.PHONY: help dev sandbox test test-postgres fuzz chaos check lint fmt proto stubs fmt-check clippy contract deny advisories
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test-postgres: ## the suite of PostgreSQL on the newest server
 fuzz: ## what gets past the parsers, led by the branches it takes (TARGET=NAME of tests/fuzz/corpus, or all; TIME=seconds each)
 	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tools/counted KEYFERRY_FUZZ_TARGET=$(or $(TARGET),all) KEYFERRY_FUZZ_SECONDS=$(or $(TIME),30) \
 		cargo test --locked -p keyferry-broker --lib -- fuzz:: --test-threads=1 --nocapture
+
+chaos: ## brokers, etcd, the database and the clouds fail at random under load, and keep their promises (TIME=seconds)
+	@tools/install postgresql protoc etcd
+	KF_CHAOS_SECONDS=$(or $(TIME),300) cargo test $(WORKSPACE) --test e2e -- chaos:: --nocapture
 
 check: ## everything CI runs, in CI's order
 	.ci/run

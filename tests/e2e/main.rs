@@ -18,6 +18,8 @@ mod cache;
 mod calls;
 mod canary;
 mod certificates;
+#[cfg(feature = "etcd")]
+mod chaos;
 mod cloud_databases;
 mod cloud_doubles;
 mod cloud_identity;

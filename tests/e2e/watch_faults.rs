@@ -122,7 +122,7 @@ impl World {
 
     /// Watches at whichever replica until it has seen all that was promised, leaving now and then.
     async fn subscribe(self, seed: u64) -> Seen {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut seen = Seen::default();
         let mut cursor = String::new();
         loop {
@@ -131,35 +131,10 @@ impl World {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let filter = RotationFilter { prefixes: vec!["stores/".into()], ..RotationFilter::default() };
-            let request = WatchRotationsRequest {
-                filter: Some(filter),
-                cursor: cursor.clone(),
-                ..WatchRotationsRequest::default()
-            };
-            let mut client = RotationServiceClient::new(channel);
-            let Ok(Ok(stream)) = timeout(Duration::from_secs(10), client.watch_rotations(request)).await else {
-                sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let mut stream = stream.into_inner();
-            seen.connected(cursor.is_empty());
-            let stays = random.below(400);
-            for _ in 0..=stays {
-                if self.is_over() && seen.has(&self.promised.lock().unwrap()) {
-                    return seen;
-                }
-                // Bookmarks come in the quiet at the end.
-                let Ok(Ok(Some(message))) = timeout(Duration::from_secs(30), stream.message()).await else { break };
-                match message.response {
-                    Some(Response::Snapshot(part)) => seen.snapshot(part.entries, part.complete),
-                    Some(Response::Events(batch)) => batch.events.iter().for_each(|event| seen.event(event)),
-                    Some(Response::Resync(_)) => seen.resync(),
-                    Some(Response::Bookmark(_)) | None => {}
-                }
-                if !message.cursor.is_empty() {
-                    cursor = message.cursor;
-                }
+            let most = 1 + random.below(400);
+            let is_done = |seen: &Seen| self.is_over() && seen.has(&self.promised.lock().unwrap(), |version| *version);
+            if seen.follow(channel, &mut cursor, "stores/", most, is_done).await {
+                return seen;
             }
             // Now and then so long away that the history may have become too short.
             if random.below(8) == 0 && !self.is_over() {
@@ -190,7 +165,7 @@ impl World {
 
 /// What one subscriber has seen, and must not see.
 #[derive(Debug, Default)]
-struct Seen {
+pub(crate) struct Seen {
     epoch: String,
     revision: i64,
     /// The current version of each secret, as it was told.
@@ -205,6 +180,54 @@ struct Seen {
 }
 
 impl Seen {
+    /// On one connection from the cursor on, for so many messages at most; whether it is done.
+    pub(crate) async fn follow(
+        &mut self,
+        channel: Channel,
+        cursor: &mut String,
+        prefix: &str,
+        most: usize,
+        is_done: impl Fn(&Self) -> bool,
+    ) -> bool {
+        let filter = RotationFilter { prefixes: vec![prefix.to_owned()], ..RotationFilter::default() };
+        let cursor_then = cursor.clone();
+        let request =
+            WatchRotationsRequest { filter: Some(filter), cursor: cursor_then, ..WatchRotationsRequest::default() };
+        let mut client = RotationServiceClient::new(channel);
+        let Ok(Ok(stream)) = timeout(Duration::from_secs(10), client.watch_rotations(request)).await else {
+            sleep(Duration::from_millis(50)).await;
+            return is_done(self);
+        };
+        let mut stream = stream.into_inner();
+        self.connected(cursor.is_empty());
+        let mut quiet = 0;
+        for _ in 0..most {
+            if is_done(self) {
+                return true;
+            }
+            // Bookmarks come in the quiet at the end, but who is done need not wait for one.
+            let message = match timeout(Duration::from_secs(1), stream.message()).await {
+                Ok(Ok(Some(message))) => message,
+                Err(_) if quiet < 30 => {
+                    quiet += 1;
+                    continue;
+                }
+                Ok(_) | Err(_) => break,
+            };
+            quiet = 0;
+            match message.response {
+                Some(Response::Snapshot(part)) => self.snapshot(part.entries, part.complete),
+                Some(Response::Events(batch)) => batch.events.iter().for_each(|event| self.event(event)),
+                Some(Response::Resync(_)) => self.resync(),
+                Some(Response::Bookmark(_)) | None => {}
+            }
+            if !message.cursor.is_empty() {
+                *cursor = message.cursor;
+            }
+        }
+        false
+    }
+
     fn connected(&mut self, anew: bool) {
         self.connections += 1;
         self.parts.clear();
@@ -250,21 +273,41 @@ impl Seen {
         assert!(before == previous || before > Some(version), "{event:?} follows {before:?}: something was left out");
     }
 
-    fn has(&self, promised: &BTreeMap<String, u64>) -> bool {
-        promised.iter().all(|(secret, version)| self.current.get(secret) >= Some(version))
+    pub(crate) fn has<T>(&self, promised: &BTreeMap<String, T>, version: impl Fn(&T) -> u64) -> bool {
+        promised.iter().all(|(secret, told)| self.current.get(secret) >= Some(&version(told)))
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.events > 0
+    }
+
+    pub(crate) fn told(all: &[Self]) -> String {
+        let sum = |of: fn(&Self) -> usize| all.iter().map(of).sum::<usize>();
+        format!(
+            "{} subscribers, {} events in order, {} repeated, {} resyncs, {} connections",
+            all.len(),
+            sum(|seen| seen.events),
+            sum(|seen| seen.repeats),
+            sum(|seen| seen.resyncs),
+            sum(|seen| seen.connections),
+        )
     }
 }
 
 /// Of a version's name: the secret, and the version's number.
-fn number(version: &str) -> (String, u64) {
+pub(crate) fn number(version: &str) -> (String, u64) {
     let (secret, number) = version.rsplit_once("/versions/").unwrap();
     (secret.to_owned(), number.parse().unwrap())
 }
 
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.max(1))
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         // Xorshift: enough to be different each time.
         for shift in [13_i32, -7, 17] {
             self.0 ^= if shift > 0 { self.0 << shift } else { self.0 >> -shift };
@@ -274,16 +317,9 @@ impl Random {
 }
 
 fn told(seen: &[Seen], faults: usize) {
-    let sum = |of: fn(&Seen) -> usize| seen.iter().map(of).sum::<usize>();
-    println!(
-        "{} subscribers over {faults} faults: {} events in order, {} repeated, {} resyncs, {} connections",
-        seen.len(),
-        sum(|seen| seen.events),
-        sum(|seen| seen.repeats),
-        sum(|seen| seen.resyncs),
-        sum(|seen| seen.connections),
-    );
-    assert!(sum(|seen| seen.events) > SUBSCRIBERS * faults, "hardly anything happened");
+    println!("{faults} faults: {}", Seen::told(seen));
+    let events: usize = seen.iter().map(|seen| seen.events).sum();
+    assert!(events > SUBSCRIBERS * faults, "hardly anything happened");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -218,6 +218,10 @@ search_path = ["public"]
         users.lines().map(ToOwned::to_owned).collect()
     }
 
+    pub fn is_up(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// Down, at once and cleanly enough.
     pub fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {

@@ -80,6 +80,10 @@ impl Process {
         self.admin
     }
 
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
@@ -99,7 +103,7 @@ impl Process {
     }
 
     pub fn end_by(mut self, signal: Signal) -> (ExitStatus, Vec<String>) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.signal(signal);
         let ended = self.child.wait().unwrap();
         (ended, self.reader.take().unwrap().join().unwrap())
     }

@@ -59,6 +59,10 @@ impl Proxy {
         self.server.store(port, Ordering::Relaxed);
     }
 
+    pub fn set(&self, mood: Mood) {
+        self.mood.send_replace(mood);
+    }
+
     /// For whoever changes it from elsewhere.
     pub fn mood(&self) -> Arc<watch::Sender<Mood>> {
         Arc::clone(&self.mood)
