@@ -77,7 +77,7 @@ pub(super) fn reads(world: &World) {
     assert!(truth.reads > 0 && !truth.confirmed.is_empty(), "hardly anything happened");
 }
 
-pub(super) fn audit(world: World) {
+pub(super) fn audit(world: &World) {
     let mut recorded = HashSet::new();
     let mut lines = 0;
     for replica in &world.replicas {
