@@ -51,7 +51,7 @@ use crate::secrets::{Custody, Guarded, Secrets};
 use crate::state::{self, State, Store};
 use crate::status::REASON_NAMES;
 use crate::telemetry::{Metrics, Traces};
-use crate::transport::{Drain, Layers, RequestIds, Stack, Tls, TlsError, serve};
+use crate::transport::{Drain, LargeRequests, Layers, RequestIds, Stack, Tls, TlsError, serve};
 
 use admin::AdminPort;
 use events::Around;
@@ -324,6 +324,7 @@ impl Broker {
             quiet_in_flight: Arc::new(Semaphore::new(config.limits.calls_in_flight)),
             drain: drain.clone(),
             request_timeout: config.limits.request_timeout,
+            large_requests: LargeRequests::new(config.limits.message_bytes),
             default_deadline: config.limits.default_deadline,
             maximum_deadline: config.limits.maximum_deadline,
             log,

@@ -110,6 +110,7 @@ pub fn connections(listener: &'static str, stats: &TransportStats, out: &mut Sam
         ("cut_off", stats.cut_off()),
         ("broken", stats.broken()),
         ("timed_out", stats.timed_out()),
+        ("flooded", stats.flooded()),
     ] {
         out.set(&names::CONNECTIONS_ENDED, &[listener, reason], count);
     }

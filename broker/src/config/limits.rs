@@ -43,7 +43,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Limits {
                 "message_bytes",
                 size("1KiB", "16MiB"),
                 "256KiB",
-                "A message that a caller sends.",
+                "A message that a caller sends; one that carries no secret has at most 64 KiB.",
             ),
             request_timeout: s.with_default(
                 "request_timeout",

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 
+use super::frame::HEAD;
 use super::json::{Schema, SchemaError};
 use super::origins::Origins;
 use super::speech::{Coding, Refusal, Speech};
@@ -46,6 +47,14 @@ impl Translator {
         Ok(Heard { speech: speech?, origin })
     }
 
+    /// How large a request's body may be. What is to be translated is bounded where that is done.
+    pub fn body_bytes(&self, speech: Speech, method: &Method) -> usize {
+        match speech {
+            Speech::Grpc | Speech::GrpcWeb(Coding::Binary) => HEAD + method.request_bytes(self.message_bytes),
+            Speech::GrpcWeb(Coding::Base64) | Speech::Connect { .. } => usize::MAX,
+        }
+    }
+
     /// What `method` is asked, as gRPC asks it. Whoever calls this knows the caller. What only others need is boxed, so
     /// that a call of gRPC carries none of it.
     pub async fn request(
@@ -54,12 +63,13 @@ impl Translator {
         method: &Method,
         request: Request<Body>,
     ) -> Result<Request<Body>, Failure> {
+        let most = method.request_bytes(self.message_bytes);
         let mut request = match speech {
             Speech::Grpc => return Ok(request),
             Speech::GrpcWeb(Coding::Binary) => request,
-            Speech::GrpcWeb(Coding::Base64) => Box::pin(grpc_web::decoded(request, self.message_bytes)).await?,
+            Speech::GrpcWeb(Coding::Base64) => Box::pin(grpc_web::decoded(request, most)).await?,
             Speech::Connect { codec, get } => {
-                let asked = connect::Asked { codec, get, most: self.message_bytes };
+                let asked = connect::Asked { codec, get, most };
                 Box::pin(connect::request(&self.schema, asked, method, request)).await?
             }
         };

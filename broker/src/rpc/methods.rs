@@ -47,7 +47,16 @@ pub enum AuditKind {
     Quiet,
 }
 
+/// What a request without a payload may be: decoded, one of many small parts takes many times its size.
+const WITHOUT_PAYLOAD: usize = 64 * 1024;
+
 impl Method {
+    /// How large a request may be, where any may be that large.
+    pub fn request_bytes(&self, any: usize) -> usize {
+        let carries_payload = self.access == Access::Policy(Action::AddSecretVersion);
+        if carries_payload || self.service == Service::Envoy { any } else { any.min(WITHOUT_PAYLOAD) }
+    }
+
     /// `package.Service/Method`, as in records, metrics and traces.
     pub fn name(&self) -> &'static str {
         self.path.trim_start_matches('/')

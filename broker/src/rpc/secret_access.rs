@@ -18,8 +18,8 @@ use crate::status::ReasonExt as _;
 
 const MAX_BATCH: usize = 100;
 const BATCH_PARALLELISM: usize = 16;
-/// A client takes 4 MiB by default.
-const MAX_BATCH_BYTES: usize = 3 << 20;
+/// Far below what clients take, which is 4 MiB by default: what an answer holds, a peer may leave untaken.
+const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// One entry of a batch, and what became of it.
 pub(super) struct Attempt {

@@ -74,7 +74,7 @@ pub static CONNECTIONS_ACCEPTED: Metric = counter(
 pub static CONNECTIONS_ENDED: Metric = counter(
     "keyferry.connections.ended",
     "keyferry_connections_ended_total",
-    "Connections that the broker ended or lost, by reason: full, retired, cut_off, broken, timed_out.",
+    "Connections that the broker ended or lost, by reason: full, retired, cut_off, broken, timed_out, flooded.",
     "{connection}",
     &["listener", "reason"],
 );

@@ -5,12 +5,31 @@ use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::PollSemaphore;
 use tonic::Status;
 
 use crate::audit::Draft;
 use crate::error::{Failure, Reason};
 use crate::status::ReasonExt as _;
+
+/// What large requests may hold together before they have arrived; most requests are small, and find room always.
+const LARGE_TOGETHER: usize = 8 * 1024 * 1024;
+const LARGE_AT_LEAST: usize = 8;
+const SMALL: usize = 4096;
+
+/// Places of large requests that are arriving. Who finds none is read no further for now, so that HTTP/2's own flow
+/// control holds up the peer and nobody else.
+#[derive(Clone, Debug)]
+pub struct LargeRequests(Arc<Semaphore>);
+
+impl LargeRequests {
+    pub fn new(message_bytes: usize) -> Self {
+        let places = (LARGE_TOGETHER / message_bytes.max(1)).max(LARGE_AT_LEAST);
+        Self(Arc::new(Semaphore::new(places)))
+    }
+}
 
 /// A request's body that must arrive in time: one that never ends would hold its call's place until the deadline.
 #[derive(Debug)]
@@ -22,21 +41,59 @@ pub(super) struct Arriving {
     /// After its first bytes, the rest of a stream may take as long as it likes.
     first_only: bool,
     begun: bool,
+    most: usize,
+    received: usize,
+    large: PollSemaphore,
+    place: Option<OwnedSemaphorePermit>,
     draft: Option<Arc<Draft>>,
 }
 
 impl Arriving {
-    /// All of `body` within that time, or of a stream its beginning.
-    pub(super) fn new(body: Incoming, within: Duration, streams: bool, draft: Option<Arc<Draft>>) -> Self {
-        Self { body, within, overdue: None, first_only: streams, begun: false, draft }
+    /// All of `body` within that time and of at most so many bytes, or of a stream its beginning.
+    pub(super) fn new(
+        body: Incoming,
+        within: Duration,
+        most: Option<usize>,
+        large: &LargeRequests,
+        draft: Option<Arc<Draft>>,
+    ) -> Self {
+        Self {
+            body,
+            within,
+            overdue: None,
+            first_only: most.is_none(),
+            begun: false,
+            most: most.unwrap_or(usize::MAX),
+            received: 0,
+            large: PollSemaphore::new(Arc::clone(&large.0)),
+            place: None,
+            draft,
+        }
+    }
+
+    /// Whether more may be read.
+    fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.received > SMALL && self.place.is_none() && !self.first_only {
+            self.place = ready!(self.large.poll_acquire(cx));
+        }
+        Poll::Ready(())
     }
 
     fn late(&self) -> Status {
-        if let Some(draft) = &self.draft {
-            draft.note(|record| record.outcome = Reason::DeadlineExceeded.name());
-        }
         let message = format!("the request's message did not arrive within {:?}; nothing was done", self.within);
-        Failure::new(Reason::DeadlineExceeded, message).into()
+        self.failed(Reason::DeadlineExceeded, message)
+    }
+
+    fn too_large(&self) -> Status {
+        let message = format!("the request has over {} bytes; send less at a time", self.most);
+        self.failed(Reason::MessageTooLarge, message)
+    }
+
+    fn failed(&self, reason: Reason, message: String) -> Status {
+        if let Some(draft) = &self.draft {
+            draft.note(|record| record.outcome = reason.name());
+        }
+        Failure::new(reason, message).into()
     }
 }
 
@@ -48,8 +105,16 @@ impl Body for Arriving {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+        if self.poll_place(cx).is_ready()
+            && let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx)
+        {
             self.begun = true;
+            if let Some(Ok(data)) = frame.as_ref().map(|frame| frame.as_ref().map(Frame::data_ref)) {
+                self.received += data.map_or(0, Bytes::len);
+            }
+            if self.received > self.most {
+                return Poll::Ready(Some(Err(self.too_large().into())));
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         if self.begun && self.first_only {

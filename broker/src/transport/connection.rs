@@ -10,6 +10,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use x509_parser::parse_x509_certificate;
 
 use super::material::Material;
+use super::patience::Answers;
 use super::settings::TlsVersion;
 use super::tls::Tls;
 use crate::clock::Timestamp;
@@ -26,6 +27,7 @@ pub struct Connection {
     tls_version: TlsVersion,
     client: Option<Client>,
     tls: Arc<Tls>,
+    answers: Answers,
     retired: CancellationToken,
 }
 
@@ -83,8 +85,9 @@ impl Connection {
         session: &ServerConnection,
         tls: Arc<Tls>,
         material: &Material,
-        now: Timestamp,
+        answers: Answers,
     ) -> Result<Self, CertificateError> {
+        let now = tls.now();
         let client = match session.peer_certificates() {
             Some(chain) if !chain.is_empty() => Some(Client::new(chain, material, now)?),
             _ => None,
@@ -103,6 +106,7 @@ impl Connection {
             },
             client,
             tls,
+            answers,
             retired: CancellationToken::new(),
         })
     }
@@ -110,6 +114,10 @@ impl Connection {
     /// Unique in this process, growing with time.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(super) fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     pub fn peer(&self) -> SocketAddr {

@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::frames::FrameMeter;
 use super::stats::{TransportStats, count};
 
-/// A stream whose peer must begin to speak in time and must not stop reading: HTTP has a deadline for neither, and such
-/// a peer would keep its place for ever.
+/// A stream whose peer must begin to speak in time, must not stop reading and must not flood: HTTP has a bound for none
+/// of these, and such a peer would keep its place, or the processor, for ever.
 #[derive(Debug)]
 pub(super) struct Punctual<T> {
     stream: T,
@@ -20,6 +21,8 @@ pub(super) struct Punctual<T> {
     /// How long a write may be stuck, and when the one that is stuck has been so for too long.
     patience: Duration,
     stuck: Option<Pin<Box<Sleep>>>,
+    /// For HTTP/2 only.
+    frames: Option<FrameMeter>,
     stats: Arc<TransportStats>,
 }
 
@@ -29,10 +32,11 @@ impl<T> Punctual<T> {
         first_bytes: usize,
         within: Duration,
         patience: Duration,
+        frames: Option<FrameMeter>,
         stats: Arc<TransportStats>,
     ) -> Self {
         let beginning = Some(Box::pin(sleep(within)));
-        Self { stream, missing: first_bytes, beginning, patience, stuck: None, stats }
+        Self { stream, missing: first_bytes, beginning, patience, stuck: None, frames, stats }
     }
 
     fn timed_out(&self) -> io::Error {
@@ -61,6 +65,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Punctual<T> {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        if let Some(frames) = &mut self.frames
+            && let Err(flooded) = frames.take(buffer.filled().get(before..).unwrap_or_default())
+        {
+            count(&self.stats.flooded);
+            return Poll::Ready(Err(io::Error::other(flooded)));
+        }
         if self.beginning.is_some() {
             self.missing = self.missing.saturating_sub(buffer.filled().len() - before);
             if self.missing == 0 {

@@ -1,17 +1,20 @@
 //! TLS handshakes: how many may be under way, how long one may take, and how one fails.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustls::server::Acceptor;
 use rustls::{CertificateError, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +27,8 @@ const LINGER_BYTES: usize = 64 * 1024;
 
 /// An honest peer needs a round trip or two; from here on a handshake may be ended for the sake of a newer one.
 const STALLED: Duration = Duration::from_millis(500);
+/// The same while it has not said hello, which comes right behind its connection.
+const SILENT: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeFailure {
@@ -47,7 +52,7 @@ pub enum HandshakeFailure {
     Other,
 }
 
-/// The handshakes under way. When their places are taken, those that have stalled make room, oldest first; while none
+/// The handshakes under way. When their places are taken, those that have stalled make room, longest first; while none
 /// has, the next connection waits. So silent peers cannot keep others out, and a crowd of honest ones, all reconnecting
 /// after a restart, queues in the kernel instead of throwing each other out.
 #[derive(Debug)]
@@ -61,7 +66,16 @@ pub(super) struct Handshakes {
 #[derive(Debug)]
 struct Pending {
     since: Instant,
+    hello: Hello,
     evicted: CancellationToken,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Hello {
+    /// Not looked for yet: a busy broker is not the peer's fault.
+    Unasked,
+    Awaited(Instant),
+    Heard,
 }
 
 #[derive(Debug)]
@@ -155,21 +169,22 @@ impl Handshakes {
         }
     }
 
-    /// A place now, or how long until the oldest handshake counts as stalled.
+    /// A place now, or how long until the first handshake counts as stalled.
     fn try_begin(self: &Arc<Self>, id: u64) -> Result<HandshakeSlot, Duration> {
         let now = self.clock.monotonic();
         let evicted = CancellationToken::new();
         let mut pending = self.lock();
         if pending.len() >= self.limit
-            && let Some(oldest) = pending.first_entry()
+            && let Some((stalls_at, first)) = pending.iter().map(|(id, pending)| (pending.stalls_at(), *id)).min()
         {
-            let age = now.saturating_duration_since(oldest.get().since);
-            if age < STALLED {
-                return Err(STALLED - age);
+            if stalls_at > now {
+                return Err(stalls_at - now);
             }
-            oldest.remove().evicted.cancel();
+            if let Some(stalled) = pending.remove(&first) {
+                stalled.evicted.cancel();
+            }
         }
-        pending.insert(id, Pending { since: now, evicted: evicted.clone() });
+        pending.insert(id, Pending { since: now, hello: Hello::Unasked, evicted: evicted.clone() });
         Ok(HandshakeSlot { id, evicted, handshakes: Arc::clone(self) })
     }
 
@@ -186,6 +201,16 @@ impl Handshakes {
     }
 }
 
+impl Pending {
+    fn stalls_at(&self) -> Instant {
+        let stalls_at = self.since + STALLED;
+        match self.hello {
+            Hello::Unasked | Hello::Heard => stalls_at,
+            Hello::Awaited(since) => stalls_at.min(since + SILENT),
+        }
+    }
+}
+
 impl HandshakeSlot {
     /// Shakes hands within `deadline`; on failure the peer has been told why, where TLS can tell it.
     pub(super) async fn shake(
@@ -195,15 +220,15 @@ impl HandshakeSlot {
         config: Arc<ServerConfig>,
         deadline: Duration,
     ) -> Result<TlsStream<TcpStream>, HandshakeFailure> {
-        let accept = TlsAcceptor::from(config).accept(stream).into_fallible();
         let shaken = tokio::select! {
             () = self.evicted.cancelled() => return Err(HandshakeFailure::Evicted),
-            shaken = timeout(deadline, accept) => shaken,
+            shaken = timeout(deadline, self.accept(stream, config)) => shaken,
         };
         match shaken {
             Ok(Ok(stream)) => Ok(stream),
             Err(_) => Err(HandshakeFailure::TimedOut),
-            Ok(Err((error, stream))) => {
+            Ok(Err((error, None))) => Err(HandshakeFailure::of(&error)),
+            Ok(Err((error, Some(stream)))) => {
                 let failure = HandshakeFailure::of(&error);
                 tracing::debug!(%peer, kind = failure.name(), %error, "handshake failed");
                 if !matches!(failure, HandshakeFailure::NotTls | HandshakeFailure::Disconnected) {
@@ -214,6 +239,37 @@ impl HandshakeSlot {
                 }
                 Err(failure)
             }
+        }
+    }
+
+    /// In two steps, so that peers who have said hello are told from those who have not.
+    async fn accept(
+        &self,
+        stream: TcpStream,
+        config: Arc<ServerConfig>,
+    ) -> Result<TlsStream<TcpStream>, (io::Error, Option<TcpStream>)> {
+        let mut hello = pin!(LazyConfigAcceptor::new(Acceptor::default(), stream));
+        let mut asked = false;
+        let heard = poll_fn(|cx| {
+            let heard = hello.as_mut().poll(cx);
+            if heard.is_pending() && !asked {
+                asked = true;
+                self.now(Hello::Awaited(self.handshakes.clock.monotonic()));
+            }
+            heard
+        });
+        match heard.await {
+            Ok(start) => {
+                self.now(Hello::Heard);
+                start.into_stream(config).into_fallible().await.map_err(|(error, stream)| (error, Some(stream)))
+            }
+            Err(error) => Err((error, hello.take_io())),
+        }
+    }
+
+    fn now(&self, hello: Hello) {
+        if let Some(pending) = self.handshakes.lock().get_mut(&self.id) {
+            pending.hello = hello;
         }
     }
 }
@@ -288,6 +344,21 @@ mod tests {
         clock.advance(Duration::from_millis(200));
         assert_eq!(handshakes.try_begin(1).unwrap_err(), Duration::from_millis(300));
         assert!(!slot.evicted.is_cancelled());
+    }
+
+    #[test]
+    fn who_has_not_said_hello_makes_room_sooner_than_who_has() {
+        let clock = Stopwatch::start();
+        let handshakes = Handshakes::new(3, clock.clone());
+        let [heard, unasked, silent] = [0, 1, 2].map(|id| handshakes.try_begin(id).unwrap());
+        heard.now(Hello::Heard);
+        silent.now(Hello::Awaited(clock.monotonic()));
+        assert_eq!(handshakes.try_begin(3).unwrap_err(), SILENT);
+        clock.advance(SILENT);
+        let _next = handshakes.try_begin(3).unwrap();
+        let evicted = [&heard, &unasked, &silent].map(|slot| slot.evicted.is_cancelled());
+        assert_eq!(evicted, [false, false, true]);
+        assert_eq!(handshakes.try_begin(4).unwrap_err(), STALLED - SILENT);
     }
 
     #[test]

@@ -8,14 +8,14 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 use tokio_util::task::TaskTracker;
 
-use super::patience::patiently;
+use super::patience::{Untaken, patiently};
 use super::settings::Limits;
 use super::stats::{TransportStats, count};
 
-/// Enough for a message of full size without waiting for the peer's permission to go on.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// What all calls of one connection together may have sent and we not read.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What one call may have sent and we not read: enough for a secret of full size in one go.
+const STREAM_WINDOW: u32 = 68 * 1024;
+/// The same of all calls of one connection together: several that are not read shall not hold up the others.
+const CONNECTION_WINDOW: u32 = 512 * 1024;
 const FRAME_BYTES: u32 = 16 * 1024;
 /// What one call's answer may have waiting for a slow reader before its producer is paused.
 const SEND_BUFFER: usize = 64 * 1024;
@@ -32,6 +32,7 @@ pub(super) struct Calls {
     tasks: TaskTracker,
     /// How long a peer may leave what it was sent untaken.
     patience: Duration,
+    untaken: Arc<Untaken>,
     stats: Arc<TransportStats>,
 }
 
@@ -42,8 +43,9 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(limits: &Limits, tasks: TaskTracker, stats: Arc<TransportStats>) -> Self {
-        let calls = Calls { tasks, patience: limits.keepalive_interval + limits.keepalive_timeout, stats };
+    pub(super) fn new(limits: &Limits, tasks: TaskTracker, untaken: Arc<Untaken>, stats: Arc<TransportStats>) -> Self {
+        let patience = limits.keepalive_interval + limits.keepalive_timeout;
+        let calls = Calls { tasks, patience, untaken, stats };
         Self { http1: http1(limits), http2: http2(limits, calls) }
     }
 }
@@ -54,7 +56,8 @@ where
 {
     fn execute(&self, call: F) {
         let stats = Arc::clone(&self.stats);
-        self.tasks.spawn(patiently(call, self.patience, move || count(&stats.untaken)));
+        let untaken = Arc::clone(&self.untaken);
+        self.tasks.spawn(patiently(call, self.patience, untaken, move || count(&stats.untaken)));
     }
 }
 

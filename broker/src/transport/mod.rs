@@ -8,6 +8,7 @@ mod deadline;
 mod descriptors;
 pub mod drain;
 mod files;
+mod frames;
 mod grpc_timeout;
 mod handshake;
 mod http;
@@ -24,6 +25,7 @@ pub mod tls;
 #[cfg(test)]
 mod tests;
 
+pub use arriving::LargeRequests;
 pub use connection::{CertificateRefusal, Connection, Protocol};
 pub use drain::Drain;
 pub(crate) use grpc_timeout::parse as grpc_timeout;

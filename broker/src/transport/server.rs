@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::TryFutureExt as _;
-use futures_util::future::MapOk;
+use futures_util::FutureExt as _;
+use futures_util::future::{Join, Map, Ready, join, ready};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -28,9 +28,10 @@ use super::connection::{Connection, Protocol};
 use super::deadline::Punctual;
 use super::descriptors::are_exhausted;
 use super::drain::Drain;
+use super::frames::FrameMeter;
 use super::handshake::{HandshakeFailure, HandshakeSlot, Handshakes};
 use super::http::Http;
-use super::patience::Watched;
+use super::patience::{Answers, Untaken, Watched};
 use super::settings::Limits;
 use super::stats::{TransportStats, count};
 use super::tls::Tls;
@@ -53,8 +54,10 @@ where
 {
     let _held = drain.hold();
     let handshakes = Handshakes::new(limits.handshakes, tls.clock());
+    let untaken = Arc::<Untaken>::default();
     let server = Arc::new(Server {
-        http: Http::new(limits, drain.tasks().clone(), Arc::clone(tls.stats())),
+        http: Http::new(limits, drain.tasks().clone(), Arc::clone(&untaken), Arc::clone(tls.stats())),
+        untaken,
         limits: limits.clone(),
         tls,
         drain: drain.clone(),
@@ -114,6 +117,7 @@ where
 /// What all connections of one listener share.
 struct Server {
     http: Http,
+    untaken: Arc<Untaken>,
     limits: Limits,
     tls: Arc<Tls>,
     drain: Drain,
@@ -167,7 +171,8 @@ impl Server {
         };
         let tls = Arc::clone(&self.tls);
         let (_, session) = stream.get_ref();
-        match Connection::new(id, (local, peer), session, tls, &material, self.tls.now()) {
+        let answers = Answers::new(Arc::clone(&self.untaken));
+        match Connection::new(id, (local, peer), session, tls, &material, answers) {
             Ok(connection) => Some((stream, connection)),
             Err(error) => {
                 tracing::debug!(%peer, %error, "client certificate refused after the handshake");
@@ -192,6 +197,7 @@ impl Server {
             first_bytes,
             self.limits.handshake_timeout,
             self.limits.keepalive_interval + self.limits.keepalive_timeout,
+            (protocol == Protocol::Http2).then(|| FrameMeter::new(self.tls.clock())),
             Arc::clone(self.tls.stats()),
         );
         let calls = Calls { service, connection: Arc::clone(&connection) };
@@ -273,17 +279,21 @@ struct Calls<S> {
     connection: Arc<Connection>,
 }
 
+type Answered = (Result<Response<Body>, Infallible>, Arc<Connection>);
+type Watching = Result<Response<Watched<Body>>, Infallible>;
+
 impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
 where
     S: tower::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
 {
     type Response = Response<Watched<Body>>;
     type Error = Infallible;
-    type Future = MapOk<Oneshot<S, Request<Incoming>>, fn(Response<Body>) -> Self::Response>;
+    type Future = Map<Join<Oneshot<S, Request<Incoming>>, Ready<Arc<Connection>>>, fn(Answered) -> Watching>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(Arc::clone(&self.connection));
-        self.service.clone().oneshot(request).map_ok(|response| response.map(Watched::new))
+        let answered = join(self.service.clone().oneshot(request), ready(Arc::clone(&self.connection)));
+        answered.map(|(answer, connection)| answer.map(|answer| answer.map(|body| Watched::new(body, connection))))
     }
 }
 

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tracing::Instrument as _;
 
 use super::answer::Answer;
-use super::arriving::Arriving;
+use super::arriving::{Arriving, LargeRequests};
 use super::stream_end::{Opener, stream_end};
 use super::{Connection, Drain, RequestIds};
 use crate::admission::{Action, Gate};
@@ -47,6 +47,7 @@ pub struct Layers {
     pub quiet_in_flight: Arc<Semaphore>,
     pub drain: Drain,
     pub request_timeout: Duration,
+    pub large_requests: LargeRequests,
     pub default_deadline: Duration,
     pub maximum_deadline: Duration,
     pub log: Log,
@@ -104,8 +105,14 @@ impl Layers {
             timer.finish(code_of(&response));
             return self.translator.answer(heard, method, response).await;
         };
+        // An answer that is translated is made at once, and not when its first bytes are asked for.
+        let translated = heard.speech != Speech::Grpc;
+        let connection = translated.then(|| request.extensions().get::<Arc<Connection>>().cloned()).flatten();
         let mut response = self.traced(heard.speech, method, request).await;
         drop(opening);
+        if let Some(connection) = connection {
+            connection.answers().room().await;
+        }
         let code = code_of(&response);
         let opener = response.extensions_mut().remove::<Opener>();
         let response = response.map(|body| {
@@ -223,8 +230,10 @@ impl Layers {
         request: Request<Incoming>,
         draft: Option<&Arc<Draft>>,
     ) -> Result<Response<Body>, Failure> {
-        let mut request = request
-            .map(|body| Body::new(Arriving::new(body, self.request_timeout, method.streams, draft.map(Arc::clone))));
+        let mut request = request.map(|body| {
+            let most = (!method.streams).then(|| self.translator.body_bytes(speech, method));
+            Body::new(Arriving::new(body, self.request_timeout, most, &self.large_requests, draft.map(Arc::clone)))
+        });
         let mut opener = None;
         if method.access != Access::Anyone {
             let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or_else(no_connection)?;

@@ -12,6 +12,7 @@ pub struct TransportStats {
     pub(super) cut_off: AtomicU64,
     pub(super) broken: AtomicU64,
     pub(super) timed_out: AtomicU64,
+    pub(super) flooded: AtomicU64,
     pub(super) untaken: AtomicU64,
     pub(super) reloads: AtomicU64,
     pub(super) reload_failures: AtomicU64,
@@ -57,6 +58,11 @@ impl TransportStats {
     /// Connections closed because the peer sent nothing after its handshake, or stopped reading.
     pub fn timed_out(&self) -> u64 {
         self.timed_out.load(Ordering::Relaxed)
+    }
+
+    /// Connections closed because of floods of frames that ask for nothing.
+    pub fn flooded(&self) -> u64 {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// Calls whose peer did not take their answer.

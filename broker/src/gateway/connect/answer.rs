@@ -87,7 +87,8 @@ fn told(schema: &Schema, codec: Codec, method: Option<&Method>, frame: Wiped) ->
         return Ok(frame.into_bytes().slice(HEAD..));
     }
     let types = method.and_then(|method| schema.method(method.path)).ok_or(Malformed)?;
-    let mut json = Wiped::with_capacity(frame.len() * 2);
+    // Base64, and names of fields.
+    let mut json = Wiped::with_capacity(frame.len() / 3 * 4 + 1024);
     schema.write(types.output, &frame.as_slice()[HEAD..], &mut json)?;
     Ok(json.into_bytes())
 }

@@ -153,3 +153,48 @@ async fn a_flood_of_resets_ends_its_connection_and_no_other() {
     until(|| broker.tls.stats().broken() == 1).await;
     assert_eq!(honest.call("/").await.unwrap(), "/cart");
 }
+
+#[tokio::test]
+async fn a_flood_of_frames_that_ask_for_nothing_ends_its_connection_and_no_other() {
+    let broker = Broker::start(&Files::new()).await;
+    let mut honest = broker.client(&ours().client("cart", 1)).await;
+    let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], &[0; 8]].concat();
+    let settings = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let priority = vec![0, 0, 5, 2, 0, 0, 0, 0, 1, 0, 0, 0, 3, 1];
+    let window_update = vec![0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let unknown = vec![0, 0, 0, 0x77, 0, 0, 0, 0, 0];
+    for (number, frame) in (1..).zip([ping, settings, priority, window_update, unknown]) {
+        let stream = broker.dial(config(Some(&ours().client("shop", 2)), &TLS13)).await.unwrap();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        // What the broker answers is read, or it would stop to read itself.
+        let reading = tokio::spawn(async move { reader.read_to_end(&mut Vec::new()).await });
+        let _ = writer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+        let many = frame.repeat(1_000);
+        while writer.write_all(&many).await.is_ok() && broker.tls.stats().flooded() < number {}
+        let _ = reading.await.unwrap();
+        assert_eq!(broker.tls.stats().flooded(), number, "{frame:?}");
+    }
+    assert_eq!(honest.call("/").await.unwrap(), "/cart");
+}
+
+/// Many answers that nobody takes must go long before a single one would have to.
+#[tokio::test]
+async fn untaken_answers_make_room_when_together_they_hold_too_much() {
+    let files = Files::new();
+    let patient = Limits { keepalive_interval: Duration::from_secs(3600), ..limits() };
+    let broker = Broker::with(files.settings(), patient).await;
+    let stream = broker.dial(config(Some(&ours().client("cart", 1)), &TLS13)).await.unwrap();
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1)
+        .handshake::<_, Empty<hyper::body::Bytes>>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    sender.ready().await.unwrap();
+    // It holds 64 MiB.
+    let request = Request::get("https://localhost/large").body(Empty::new()).unwrap();
+    let untaken = sender.send_request(request).await.unwrap();
+    until(|| broker.tls.stats().untaken() == 1).await;
+    assert!(!connection.is_finished());
+    drop(untaken);
+}
