@@ -117,3 +117,9 @@ bench-jwt: ## signed database tokens beside a bare echo of tonic's, by processor
 bench-watch: ## 10,000 subscribers and one: how soon each hears, and what it costs; fails over the bars
 	cargo build --release --locked -p keyferry-broker
 	cargo run --release --locked -p keyferry-benches --bin watch -- $${CARGO_TARGET_DIR:-target}/release/keyferry $(ARGS)
+
+.PHONY: attack
+
+attack: ## floods, slow peers, bombs, 10,000 idle connections: what good callers notice; fails over the bars
+	cargo build --release --locked -p keyferry-broker
+	cargo run --release --locked -p keyferry-tests --bin attack -- $${CARGO_TARGET_DIR:-target}/release/keyferry $(ARGS)

@@ -10,6 +10,7 @@
 mod admin;
 mod admin_tls;
 mod api_management;
+mod attacks;
 mod audit;
 mod audit_faults;
 mod bad_input;
@@ -32,6 +33,7 @@ mod envoy;
 mod exec_command;
 mod explain;
 mod identity_doubles;
+mod impostors;
 mod issuer;
 mod issuers;
 mod json;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -61,7 +62,7 @@ fn asking_for(secret: &str) -> Sent {
     bytes(&[&[0, 0, 0, 0, name_length + 2, 0x0a, name_length], name.as_bytes()].concat())
 }
 
-fn post(path: &str, body: Sent) -> Request<Sent> {
+pub(crate) fn posted(path: &str, body: Sent) -> Request<Sent> {
     Request::post(format!("https://keyferry.test{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -100,7 +101,7 @@ async fn only_grpc_over_http_2_reaches_a_method() {
         let stream = TlsConnector::from(Arc::new(config.clone())).connect(name, stream).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        let mut request = post(GET, bytes(&[0; 5]));
+        let mut request = posted(GET, bytes(&[0; 5]));
         *request.version_mut() = Version::HTTP_11;
         *request.method_mut() = method.parse().unwrap();
         request.headers_mut().insert("host", "keyferry.test".parse().unwrap());
@@ -111,12 +112,12 @@ async fn only_grpc_over_http_2_reaches_a_method() {
     }
 
     let mut sender = client(&broker, 65_535).await;
-    let mut request = post(GET, bytes(&[0; 5]));
+    let mut request = posted(GET, bytes(&[0; 5]));
     *request.method_mut() = http::Method::GET;
     let response = sender.send_request(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
     for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/grpc+json"] {
-        let mut request = post(GET, bytes(&[0; 5]));
+        let mut request = posted(GET, bytes(&[0; 5]));
         request.headers_mut().insert("content-type", content_type.parse().unwrap());
         let response = sender.send_request(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{content_type}");
@@ -133,7 +134,7 @@ async fn only_grpc_over_http_2_reaches_a_method() {
 async fn a_compressed_message_is_refused_and_told_how_to_be_sent() {
     let broker = TestBroker::start().await;
     let mut sender = client(&broker, 65_535).await;
-    let mut request = post(GET, bytes(&[1, 0, 0, 0, 0]));
+    let mut request = posted(GET, bytes(&[1, 0, 0, 0, 0]));
     request.headers_mut().insert("grpc-encoding", "gzip".parse().unwrap());
     let response = sender.send_request(request).await.unwrap();
     let status = status(&response);
@@ -146,12 +147,65 @@ async fn a_compressed_message_is_refused_and_told_how_to_be_sent() {
 async fn a_message_that_does_not_arrive_ends_its_call() {
     let broker = limited("request_timeout = \"100ms\"").await;
     let mut sender = client(&broker, 65_535).await;
-    let response = sender.send_request(post(GET, never())).await.unwrap();
+    let response = sender.send_request(posted(GET, never())).await.unwrap();
     assert_eq!(reason(&status(&response)), "DEADLINE_EXCEEDED");
     let records = records(&broker.path().join("audit"));
     assert_eq!(records[0]["outcome"], "DEADLINE_EXCEEDED");
-    let response = sender.send_request(post(CHECK, never())).await.unwrap();
+    let response = sender.send_request(posted(CHECK, never())).await.unwrap();
     assert_eq!(reason(&status(&response)), "DEADLINE_EXCEEDED");
+}
+
+/// Begins a large message and never ends it; counts what of it the broker has let through.
+struct Begun {
+    left: usize,
+    gone: Arc<AtomicUsize>,
+}
+
+impl Body for Begun {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        const PIECE: usize = 8 << 10;
+        if self.left == 0 {
+            return Poll::Pending;
+        }
+        self.left -= PIECE;
+        self.gone.fetch_add(PIECE, Ordering::Relaxed);
+        // The first is a message's head too, of a message that is a little longer.
+        Poll::Ready(Some(Ok(Frame::data(
+            Bytes::from_static(&[0, 0, 3, 0xff, 0]).into_iter().chain([0; PIECE - 5]).collect(),
+        ))))
+    }
+}
+
+#[tokio::test]
+async fn large_requests_that_do_not_end_leave_room_for_small_ones() {
+    // Of 256 KiB each.
+    const PLACES: usize = 32;
+    const MORE: usize = 4;
+    const LARGE: usize = 240 << 10;
+    let broker = limited("request_timeout = \"1m\"\ndefault_deadline = \"1m\"").await;
+    let gone: Vec<Arc<AtomicUsize>> = (0..PLACES + MORE).map(|_| Arc::default()).collect();
+    let sender = client(&broker, 65_535).await;
+    let calls: Vec<_> = gone
+        .iter()
+        .map(|gone| {
+            let body = Begun { left: LARGE, gone: Arc::clone(gone) }.boxed();
+            let (mut sender, request) = (sender.clone(), posted("/keyferry.v1.SecretService/AddSecretVersion", body));
+            tokio::spawn(async move { sender.send_request(request).await })
+        })
+        .collect();
+    let taken = || gone.iter().filter(|gone| gone.load(Ordering::Relaxed) == LARGE).count();
+    let all_begun = || gone.iter().all(|gone| gone.load(Ordering::Relaxed) > 32 << 10);
+    crate::reload::eventually("as many as there are places for", async || taken() >= PLACES && all_begun()).await;
+
+    let mut good = broker.secrets(&broker.client).await;
+    assert_eq!(refused(get(&mut good, "none").await), "SECRET_NOT_FOUND");
+    assert_eq!(taken(), PLACES, "the others are held back");
+    // One that is given up makes room for the next.
+    calls[gone.iter().position(|gone| gone.load(Ordering::Relaxed) == LARGE).unwrap()].abort();
+    crate::reload::eventually("the next", async || taken() > PLACES).await;
 }
 
 #[tokio::test]
@@ -161,7 +215,7 @@ async fn health_checks_and_other_calls_do_not_take_each_others_places() {
         let mut good = broker.secrets(&broker.client).await;
         let mut health = HealthClient::new(broker.channel(&broker.client).await);
         let mut sender = client(&broker, 65_535).await;
-        let holding = tokio::spawn(async move { sender.send_request(post(path, never())).await });
+        let holding = tokio::spawn(async move { sender.send_request(posted(path, never())).await });
         let in_flight = async || {
             let metrics = crate::admin::fetch(&broker, "/metrics").await;
             let line = |line: &str| {
@@ -191,7 +245,7 @@ async fn an_answer_keeps_its_place_until_it_was_taken_or_given_up() {
     let mut others = broker.secrets(&broker.client).await;
     for window in [0, 1] {
         let mut greedy = client(&broker, window).await;
-        let untaken = greedy.send_request(post(GET, asking_for("db"))).await.unwrap();
+        let untaken = greedy.send_request(posted(GET, asking_for("db"))).await.unwrap();
         assert_eq!(untaken.status(), StatusCode::OK);
         assert_eq!(refused(get(&mut others, "db").await), "OVERLOADED");
         while get(&mut others, "db").await.is_err() {}
@@ -222,7 +276,7 @@ async fn a_second_signal_ends_the_process_at_once() {
     let stream = tls::connect(process.grpc(), &ca, Some(&ca.client("client"))).await.unwrap();
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let held = tokio::spawn(async move { sender.send_request(post(GET, never())).await });
+    let held = tokio::spawn(async move { sender.send_request(posted(GET, never())).await });
     while !page(&process, "/metrics").await.contains("keyferry_connections_open{listener=\"grpc\"} 1") {}
 
     kill_process(Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap(), Signal::TERM).unwrap();

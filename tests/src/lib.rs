@@ -1,6 +1,7 @@
 //! What the suites share: a CA, a clock that stands still, a broker in the process and one of its own process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
+pub mod attack;
 pub mod broker;
 pub mod canary;
 pub mod clock;

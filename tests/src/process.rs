@@ -42,6 +42,7 @@ pub struct Process {
     child: Child,
     grpc: SocketAddr,
     admin: SocketAddr,
+    web: Option<SocketAddr>,
     /// Keeps the pipe open and drained.
     reader: Option<std::thread::JoinHandle<Vec<String>>>,
 }
@@ -57,7 +58,7 @@ impl Process {
         let mut child = program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let (mut lines, addresses) = read_until_serving(&mut log);
-        let Some((grpc, admin)) = addresses else {
+        let Some(Addresses { grpc, admin, web }) = addresses else {
             let _ = child.kill();
             panic!("keyferry did not start: {lines:#?}, {:?}", child.wait());
         };
@@ -65,7 +66,7 @@ impl Process {
             lines.extend(log.lines().map_while(Result::ok));
             lines
         });
-        Self { child, grpc, admin, reader: Some(reader) }
+        Self { child, grpc, admin, web, reader: Some(reader) }
     }
 
     pub fn id(&self) -> u32 {
@@ -82,6 +83,11 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Where it has such a port.
+    pub fn web(&self) -> Option<SocketAddr> {
+        self.web
     }
 
     /// Whether it has ended by itself.
@@ -116,8 +122,14 @@ impl Drop for Process {
     }
 }
 
+struct Addresses {
+    grpc: SocketAddr,
+    admin: SocketAddr,
+    web: Option<SocketAddr>,
+}
+
 /// The log says where it listens once it does.
-fn read_until_serving(log: &mut BufReader<ChildStderr>) -> (Vec<String>, Option<(SocketAddr, SocketAddr)>) {
+fn read_until_serving(log: &mut BufReader<ChildStderr>) -> (Vec<String>, Option<Addresses>) {
     let mut lines = Vec::new();
     let mut line = String::new();
     while log.read_line(&mut line).unwrap() > 0 {
@@ -125,7 +137,7 @@ fn read_until_serving(log: &mut BufReader<ChildStderr>) -> (Vec<String>, Option<
         let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         let address = |field: &str| entry[field].as_str().and_then(|text| text.parse().ok());
         if let (Some(grpc), Some(admin)) = (address("grpc"), address("admin")) {
-            return (lines, Some((grpc, admin)));
+            return (lines, Some(Addresses { grpc, admin, web: address("web") }));
         }
         line.clear();
     }
