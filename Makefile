@@ -79,7 +79,7 @@ advisories: ## known vulnerabilities of the dependencies (fetches RustSec's data
 	@tools/install cargo-deny
 	cargo deny --locked check advisories
 
-.PHONY: bench bench-smoke bench-instructions bench-startup bench-micro bench-tokens bench-jwt bench-watch
+.PHONY: bench bench-smoke bench-instructions bench-startup bench-micro bench-tokens bench-jwt bench-watch bench-scale
 
 bench: ## beside a bare echo and OpenBao, everything on; writes docs/benchmarks.md and fails over the bars
 	@tools/install openbao
@@ -117,6 +117,10 @@ bench-jwt: ## signed database tokens beside a bare echo of tonic's, by processor
 bench-watch: ## 10,000 subscribers and one: how soon each hears, and what it costs; fails over the bars
 	cargo build --release --locked -p keyferry-broker
 	cargo run --release --locked -p keyferry-benches --bin watch -- $${CARGO_TARGET_DIR:-target}/release/keyferry $(ARGS)
+
+bench-scale: ## how cost grows with policies, secrets, callers and subscribers (ARGS=1000: none of them above that)
+	cargo build --release --locked -p keyferry-broker
+	cargo run --release --locked -p keyferry-benches --bin scale -- $${CARGO_TARGET_DIR:-target}/release/keyferry $(ARGS)
 
 .PHONY: attack
 
