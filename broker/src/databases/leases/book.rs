@@ -117,6 +117,13 @@ impl Book {
         self.take_in_hand(&name);
     }
 
+    /// Mints that this node began and does not have in hand, each with its issue: those of a process before this one.
+    pub(super) fn abandoned_by(&self, node: &str) -> Vec<(LeaseName, u32)> {
+        let abandoned =
+            |held: &&Box<Held>| held.lease.stage == Stage::Pending && *held.lease.minter == *node && !held.in_hand;
+        self.leases.values().filter(abandoned).map(|held| (held.lease.name.clone(), held.lease.issue)).collect()
+    }
+
     /// What the state says, if it is news. `node` is this node, whose own pending mints are in hand or dead.
     pub(super) fn put(&mut self, mut lease: Lease, revision: Revision, now: Timestamp, node: &str) {
         let name = lease.name.clone();

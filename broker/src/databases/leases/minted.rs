@@ -62,7 +62,7 @@ impl Drop for Delivery {
 
 impl Inner {
     /// Puts on record that a token never left, whichever replica leads. A call that was repeated has taken the lease over.
-    async fn give_up(self: Arc<Self>, lease: LeaseName, issue: u32) {
+    pub(super) async fn give_up(self: Arc<Self>, lease: LeaseName, issue: u32) {
         let mut delay = PAUSE;
         while let Err(failure) = self.decide_if(&lease, Cause::MintIncomplete, None, |lease| lease.issue == issue).await
         {

@@ -1,5 +1,6 @@
 //! Ends leases: when their time is over, when somebody decided it, and again until it is done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -22,6 +23,12 @@ pub(super) const PAUSE: Duration = Duration::from_millis(250);
 impl Leases {
     pub(super) fn start(&self, read: Option<Position>) -> Result<(), OpenError> {
         let prefix = Prefix::new(&LEASES, &[])?;
+        // Whoever leads would wait for another node's mint as long as one may take, and the caller who repeats it as long.
+        let abandoned = self.0.book().abandoned_by(&self.0.node);
+        for (lease, issue) in abandoned {
+            let inner = Arc::clone(&self.0);
+            self.spawn(inner.give_up(lease, issue));
+        }
         for (name, database) in &self.0.databases {
             // The others stay for mints.
             for _ in 0..(database.settings.connections / 2).max(1) {
