@@ -119,9 +119,10 @@ impl Book {
 
     /// Mints that this node began and does not have in hand, each with its issue: those of a process before this one.
     pub(super) fn abandoned_by(&self, node: &str) -> Vec<(LeaseName, u32)> {
-        let abandoned =
-            |held: &&Box<Held>| held.lease.stage == Stage::Pending && *held.lease.minter == *node && !held.in_hand;
-        self.leases.values().filter(abandoned).map(|held| (held.lease.name.clone(), held.lease.issue)).collect()
+        let held = self.leases.values().map(|held| &**held);
+        held.filter(|held| held.lease.stage == Stage::Pending && *held.lease.minter == *node && !held.in_hand)
+            .map(|held| (held.lease.name.clone(), held.lease.issue))
+            .collect()
     }
 
     /// What the state says, if it is news. `node` is this node, whose own pending mints are in hand or dead.
