@@ -115,10 +115,14 @@ fn both_clouds_are_read_broken_and_mended() {
 fn reads_resume_after_google_has_refused_the_broker_once() {
     let mut sandbox = Sandbox::start();
     // Whatever token it may have by now is worth nothing, and the attempt at the next one is refused.
-    sandbox.tell("fault sts one-400");
-    sandbox.tell("rotate-keys google");
-    let (good, said) = sandbox.paste("stores/gcp");
-    assert!(!good && said.contains("PROVIDER_CREDENTIAL"), "{said}");
+    // An attempt of the broker's own may meet the refusal before a read does; then it is for the next one.
+    let said = (0..20).find_map(|_| {
+        sandbox.tell("fault sts one-400");
+        sandbox.tell("rotate-keys google");
+        let (good, said) = sandbox.paste("stores/gcp");
+        (!good).then_some(said)
+    });
+    assert!(said.as_ref().is_some_and(|said| said.contains("PROVIDER_CREDENTIAL")), "{said:?}");
     sandbox.paste_until("stores/gcp", &["Y29ycmVjdC1ob3JzZQ=="]);
 }
 
