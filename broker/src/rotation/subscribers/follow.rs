@@ -21,23 +21,24 @@ impl Inner {
     /// Keeps up with what is on record, and begins with all of it: at first, after a gap, and where another history
     /// has taken the place of the one that was followed.
     pub(super) async fn follow(self: Arc<Self>) {
+        let mut followed = None;
         loop {
             let Some(epoch) = self.state.status().epoch else {
                 // It has not been reached.
                 sleep(PAUSE).await;
                 continue;
             };
+            if followed.replace(epoch).is_some_and(|before| before != epoch) {
+                // Revisions of the two histories do not compare.
+                self.is_read.store(false, Ordering::Release);
+                *self.book() = Book::default();
+            }
             let end = match self.read_all().await {
                 Ok(revision) => self.follow_from(revision, epoch).await,
                 Err(error) => WatchEnd::Unavailable(error),
             };
             tracing::debug!(error = %end, "subscribers are read anew");
             sleep(PAUSE).await;
-            if self.state.status().epoch != Some(epoch) {
-                // Revisions of the two histories do not compare.
-                self.is_read.store(false, Ordering::Release);
-                *self.book() = Book::default();
-            }
         }
     }
 
