@@ -42,6 +42,18 @@ async fn etcd_conforms_and_tells_compaction() {
     assert!(store.status().epoch.is_some() && store.status().epoch != epoch);
 }
 
+/// As in a backup that was made between a replica's lease and its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_name_is_gone_puts_it_back() {
+    let cluster = EtcdCluster::start(1);
+    let store = leading(&cluster, "node").await;
+    let mut client = etcd_client::Client::connect(cluster.endpoints(), None).await.unwrap();
+    client.delete("keyferry-test/nodes/node", None).await.unwrap();
+    let is_back = async || client.clone().get("keyferry-test/nodes/node", None).await.unwrap().count() == 1;
+    eventually("it is back", is_back).await;
+    assert_eq!(store.status().leader.as_deref(), Some("node"));
+}
+
 /// One member of three may go; without two, everything is refused in bounded time.
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_goes_on_without_one_member_and_refuses_in_time_without_two() {

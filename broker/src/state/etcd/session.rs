@@ -203,6 +203,14 @@ impl Heart {
             client.lease_client().grant(ttl, None::<LeaseGrantOptions>).await
         };
         let lease = self.cluster.ask(grant).await?.id();
+        self.take_place(lease).await?;
+        self.twin.store(false, Ordering::Relaxed);
+        (self.lease, self.kept) = (Some(lease), sent);
+        Ok(lease)
+    }
+
+    /// Puts this replica's name on record while the lease lives.
+    async fn take_place(&mut self, lease: i64) -> Result<(), StateError> {
         let (name, node) = (self.layout.node(&self.node), self.node.clone());
         let txn = Txn::new()
             .when([Compare::create_revision(name.clone(), CompareOp::Equal, 0)])
@@ -222,9 +230,7 @@ impl Heart {
             self.meet_twin();
             return Err(StateError::Unavailable("another replica has this node's name", None));
         }
-        self.twin.store(false, Ordering::Relaxed);
-        (self.lease, self.kept) = (Some(lease), sent);
-        Ok(lease)
+        Ok(())
     }
 
     /// Before a lease has run out, it may be that of this node's process before.
@@ -240,7 +246,7 @@ impl Heart {
     }
 
     /// Leads if nobody does, and looks who is there.
-    async fn stand(&self, lease: i64) -> Result<Term, StateError> {
+    async fn stand(&mut self, lease: i64) -> Result<Term, StateError> {
         let (leader, nodes) = (self.layout.leader(), self.layout.nodes());
         let look = [TxnOp::get(leader.clone(), None), TxnOp::get(nodes, Some(GetOptions::new().with_prefix()))];
         let take = TxnOp::put(leader.clone(), self.node.clone(), Some(PutOptions::new().with_lease(lease)));
@@ -257,8 +263,15 @@ impl Heart {
             TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
         });
         let leader = looked.next().and_then(|leader| leader.kvs().first().cloned());
-        let mut nodes: Vec<String> = looked.next().iter().flat_map(GetResponse::kvs).map(text).collect();
+        let there = looked.next();
+        let there = there.as_ref().map_or(&[][..], GetResponse::kvs);
+        if !there.iter().any(|node| node.lease() == lease) {
+            // A backup has the lease and not the name where it was made between the two.
+            self.take_place(lease).await?;
+        }
+        let mut nodes: Vec<String> = there.iter().map(text).chain([self.node.clone()]).collect();
         nodes.sort_unstable();
+        nodes.dedup();
         *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
         let ours = leader.as_ref().filter(|leader| leader.lease() == lease);
         Ok(Term {
