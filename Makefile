@@ -79,14 +79,17 @@ advisories: ## known vulnerabilities of the dependencies (fetches RustSec's data
 	@tools/install cargo-deny
 	cargo deny --locked check advisories
 
+RELEASE := $${CARGO_TARGET_DIR:-target}/release
+# Together, since by itself each would have its dependencies built for it alone.
+built_with = cargo build --release --locked -p keyferry-broker -p keyferry-benches -p keyferry-tests --bin keyferry --bin
+
 .PHONY: bench bench-smoke bench-instructions bench-startup bench-micro bench-tokens bench-jwt bench-watch bench-scale
 
 bench: ## beside a bare echo and OpenBao, everything on; writes docs/benchmarks.md and fails over the bars
 	@tools/install openbao
 	@$(MAKE) --no-print-directory bench-tokens ARGS=--report
-	cargo build --release --locked -p keyferry-broker
-	cargo run --release --locked -p keyferry-benches --bin suite -- --page docs $(ARGS) \
-		$${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao
+	$(built_with) suite
+	$(RELEASE)/suite --page docs $(ARGS) $(RELEASE)/keyferry .tools/bin/bao
 
 bench-smoke: ## the same, small and without judgement, as CI runs it
 	@tools/install openbao
@@ -94,36 +97,35 @@ bench-smoke: ## the same, small and without judgement, as CI runs it
 
 bench-instructions: ## instructions of each part of a call, beside benches/instructions.txt (ARGS=--write writes it)
 	@tools/install valgrind
-	cargo build --release --locked -p keyferry-benches --bin instructions
-	$${CARGO_TARGET_DIR:-target}/release/instructions $(ARGS)
+	$(built_with) instructions
+	$(RELEASE)/instructions $(ARGS)
 
 bench-startup: ## time from start to first answer, and idle memory, of the release binary; fails over the bars
 	cargo build --release --locked -p keyferry-broker
-	cargo run --locked -p keyferry-benches --bin startup -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry
+	cargo run --locked -p keyferry-benches --bin startup -- $(ARGS) $(RELEASE)/keyferry
 
 bench-micro: ## what the parts of a call cost (ARGS=NAME picks some)
 	cargo bench --locked -p keyferry-benches --bench micro --bench state -- $(ARGS)
 
 bench-tokens: ## database tokens beside pgbench and OpenBao on one PostgreSQL, and 100,000 leases; fails over the bars
 	@tools/install postgresql openbao
-	cargo build --release --locked -p keyferry-broker
-	cargo run --release --locked -p keyferry-benches --bin tokens -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry .tools/bin/bao \
-		docs/benchmarks/database-users.json
+	$(built_with) tokens
+	$(RELEASE)/tokens $(ARGS) $(RELEASE)/keyferry .tools/bin/bao docs/benchmarks/database-users.json
 
 bench-jwt: ## signed database tokens beside a bare echo of tonic's, by processor time; fails under the bar
-	cargo build --release --locked -p keyferry-broker
-	cargo run --release --locked -p keyferry-benches --bin jwt -- $(ARGS) $${CARGO_TARGET_DIR:-target}/release/keyferry
+	$(built_with) jwt
+	$(RELEASE)/jwt $(ARGS) $(RELEASE)/keyferry
 
 bench-watch: ## 10,000 subscribers and one: how soon each hears, and what it costs; fails over the bars
-	cargo build --release --locked -p keyferry-broker
-	cargo run --release --locked -p keyferry-benches --bin watch -- $${CARGO_TARGET_DIR:-target}/release/keyferry $(ARGS)
+	$(built_with) watch
+	$(RELEASE)/watch $(RELEASE)/keyferry $(ARGS)
 
 bench-scale: ## how cost grows with policies, secrets, callers and subscribers (ARGS=1000: none of them above that)
-	cargo build --release --locked -p keyferry-broker
-	cargo run --release --locked -p keyferry-benches --bin scale -- $${CARGO_TARGET_DIR:-target}/release/keyferry $(ARGS)
+	$(built_with) scale
+	$(RELEASE)/scale $(RELEASE)/keyferry $(ARGS)
 
 .PHONY: attack
 
 attack: ## floods, slow peers, bombs, 10,000 idle connections: what good callers notice; fails over the bars
-	cargo build --release --locked -p keyferry-broker
-	cargo run --release --locked -p keyferry-tests --bin attack -- $${CARGO_TARGET_DIR:-target}/release/keyferry $(ARGS)
+	$(built_with) attack
+	$(RELEASE)/attack $(RELEASE)/keyferry $(ARGS)

@@ -74,6 +74,7 @@ async fn mints(keyferry: &Path, bao: &Path, json: Option<&Path>) -> Outcome<bool
         theirs += rates[2];
     }
     if let Some(file) = json {
+        file.parent().map_or(Ok(()), fs::create_dir_all)?;
         fs::write(file, format!("{:#}\n", json!({ "clients": CLIENTS, "rounds": rounds })))?;
     }
     println!("users made by {CLIENTS} clients at once");

@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use super::courtesy::never_cut_in;
 use super::directory::{Directory, LockError};
 use super::key::{KeyError, PublicKeys, SigningKey};
 use super::line::{self, Hash};
@@ -31,6 +31,8 @@ pub struct Log(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     queue: Arc<Queue>,
+    /// None once it has ended.
+    writer: Arc<Mutex<Option<Writer>>>,
     status: Arc<Status>,
     clock: SharedClock,
     node: Arc<str>,
@@ -48,6 +50,8 @@ pub struct Receipt {
 #[error("the audit log cannot be written: {0}")]
 pub struct Unavailable(Arc<str>);
 
+/// How soon a lost file, a due checkpoint or a disk that works again is noticed while no call comes.
+const TICK: Duration = Duration::from_millis(100);
 const ENDED: &str = "its writer has ended";
 
 #[derive(Debug, Error)]
@@ -132,16 +136,16 @@ impl Log {
             std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(OpenError::Thread)
         };
         let syncer = spawn("audit-sync", Box::new(move || syncer.run()))?;
-        let writer = spawn(
-            "audit",
-            Box::new(move || {
-                never_cut_in();
-                writer.run(serving);
-            }),
-        )
-        .inspect_err(|_| handoff.close())?;
-        let threads = Mutex::new(vec![writer, syncer]);
-        Ok((Self(Arc::new(Inner { queue, status, clock, node, threads })), recovery))
+        let writer = Arc::new(Mutex::new(Some(writer)));
+        let (shared, called, to_sync) = (Arc::clone(&writer), Arc::clone(&queue), Arc::clone(&handoff));
+        let body = move || {
+            write_all(&called, &shared);
+            to_sync.close();
+            drop(serving);
+        };
+        let thread = spawn("audit", Box::new(body)).inspect_err(|_| handoff.close())?;
+        let threads = Mutex::new(vec![thread, syncer]);
+        Ok((Self(Arc::new(Inner { queue, writer, status, clock, node, threads })), recovery))
     }
 
     /// Puts the record in the queue at once; the future tells when it is as durable as the mode asks. Dropping the future
@@ -150,7 +154,7 @@ impl Log {
         let (waiter, answer) = oneshot::channel();
         Commit(match self.push(record, Some(waiter)) {
             Ok(Duty::None) => State::Waiting(answer),
-            Ok(Duty::Ring) => State::Leading { answer, _bell: Bell(Arc::clone(&self.0.queue)), yielded: false },
+            Ok(Duty::Ring) => State::Leading { answer, bell: Bell(Some(Arc::clone(&self.0))), yielded: false },
             Err(unavailable) => State::Refused(unavailable),
         })
     }
@@ -190,7 +194,28 @@ impl Log {
     }
 }
 
+/// The thread's part: what no call has found easy to write, and what is due while no call comes.
+fn write_all(queue: &Queue, writer: &Mutex<Option<Writer>>) {
+    loop {
+        let closed = queue.wait(TICK);
+        // A call that broke off in the middle of a write may have left anything: nothing is written after it.
+        let Ok(mut held) = writer.lock() else { return };
+        if closed {
+            return held.take().map_or((), Writer::end);
+        }
+        if let Some(writer) = held.as_mut() {
+            writer.turn();
+        }
+    }
+}
+
 impl Inner {
+    /// Writes what is queued here and now, unless somebody else is at it or more is due than a call should wait for.
+    fn write(&self) -> bool {
+        let Ok(mut writer) = self.writer.try_lock() else { return false };
+        writer.as_mut().is_some_and(Writer::turn_for_a_call)
+    }
+
     fn close(&self) {
         self.queue.close();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -221,10 +246,10 @@ fn lies_in(folder: &Path, directory: &Path) -> bool {
 pub struct Commit(State);
 
 enum State {
-    /// The first in a batch: it lets the other ready tasks add theirs, then calls the writer.
+    /// The first in a batch: it lets the other ready tasks add theirs, then writes all, or calls the writer.
     Leading {
         answer: oneshot::Receiver<Answer>,
-        _bell: Bell,
+        bell: Bell,
         yielded: bool,
     },
     Waiting(oneshot::Receiver<Answer>),
@@ -232,11 +257,19 @@ enum State {
 }
 
 /// Rings when it is dropped, so that a cancelled leader leaves nobody waiting.
-struct Bell(Arc<Queue>);
+struct Bell(Option<Arc<Inner>>);
+
+impl Bell {
+    fn spare_the_thread(&mut self) {
+        self.0.take_if(|log| log.write());
+    }
+}
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        self.0.ring();
+        if let Some(log) = &self.0 {
+            log.queue.ring();
+        }
     }
 }
 
@@ -251,8 +284,9 @@ impl Future for Commit {
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                State::Leading { .. } => {
-                    // What is taken out and not moved on is the bell, which rings here.
+                State::Leading { bell, .. } => {
+                    bell.spare_the_thread();
+                    // What is taken out and not moved on is the bell, which rings here if it still has to.
                     let leading = std::mem::replace(&mut self.0, State::Refused(Unavailable::new(ENDED)));
                     if let State::Leading { answer, .. } = leading {
                         self.0 = State::Waiting(answer);

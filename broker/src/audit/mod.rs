@@ -14,7 +14,6 @@
 //! - who holds the signing key can rewrite everything, and who may write the directory can replace the public keys
 //!   in it too. Give `verify` a public key that was kept elsewhere.
 
-mod courtesy;
 mod directory;
 mod draft;
 #[cfg(test)]

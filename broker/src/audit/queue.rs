@@ -11,7 +11,7 @@ use super::log::Unavailable;
 const MAX_RECORDS: usize = 32 * 1024;
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Whoever brings the queue to this many records wakes the writer, if nobody has.
-const ENOUGH: usize = 64;
+const ENOUGH: usize = 256;
 
 pub(super) type Answer = Result<u64, Unavailable>;
 
@@ -98,18 +98,26 @@ impl Queue {
         self.bell.notify_one();
     }
 
-    /// Waits for records, at most for `patience`, and exchanges them for the empty `batch`. True when no more will come.
-    pub(super) fn take(&self, batch: &mut Batch, patience: Duration) -> bool {
-        debug_assert!(batch.is_empty());
+    /// Waits for records, at most for `patience`. True when no more will come.
+    pub(super) fn wait(&self, patience: Duration) -> bool {
         let mut filling = self.lock();
         if filling.batch.is_empty() && !filling.closed {
             filling.writer = Attention::Asleep;
             filling = self.bell.wait_timeout(filling, patience).unwrap_or_else(PoisonError::into_inner).0;
             filling.writer = Attention::Awake;
         }
-        std::mem::swap(&mut filling.batch, batch);
-        self.depth.store(batch.len() as u64, Ordering::Relaxed);
         filling.closed
+    }
+
+    /// Exchanges what is queued for the empty `batch`. Whoever was to ring need not any more.
+    pub(super) fn take(&self, batch: &mut Batch) {
+        debug_assert!(batch.is_empty());
+        let mut filling = self.lock();
+        std::mem::swap(&mut filling.batch, batch);
+        if filling.writer == Attention::ToBeCalled {
+            filling.writer = Attention::Asleep;
+        }
+        self.depth.store(batch.len() as u64, Ordering::Relaxed);
     }
 
     pub(super) fn close(&self) {
@@ -223,7 +231,7 @@ mod tests {
         assert_eq!(accepted, MAX_BYTES / body.len());
         assert_eq!(queue.take_refused(), 1);
         let mut batch = Batch::default();
-        queue.take(&mut batch, Duration::ZERO);
+        queue.take(&mut batch);
         assert_eq!(batch.bodies().map(<[u8]>::len).sum::<usize>(), accepted * body.len());
         assert!(queue.push(&body, None).is_ok());
     }

@@ -1,4 +1,4 @@
-//! The one thread that writes: everything queued becomes one write, then everybody is answered.
+//! Everything queued becomes one write, then everybody is answered. Done by a call that finds it easy, or by the thread.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::key::SigningKey;
 use super::line::{Body, Chain};
 use super::log::{Failing, Status, Unavailable};
 use super::notices::Notices;
-use super::queue::{Batch, Queue, Serving};
+use super::queue::{Batch, Queue};
 use super::recovery::{HeadState, Tail};
 use super::segment::Segment;
 use super::syncer::Handoff;
@@ -18,8 +18,10 @@ use super::verify::checkpoint_message;
 use super::{Mode, Settings};
 use crate::clock::SharedClock;
 
-/// How soon a lost file, a due checkpoint or a disk that works again is noticed while no call comes.
-const TICK: Duration = Duration::from_millis(100);
+/// A write that takes longer is not what a call's thread is for: the next ones, for a while, are left to the log's own.
+/// Shorter waits are mostly for the processor.
+const SLOW: Duration = Duration::from_millis(20);
+const WARY_FOR: Duration = Duration::from_secs(1);
 
 const FORMAT: u64 = 1;
 
@@ -43,6 +45,8 @@ pub(super) struct Writer {
     /// What the head of an earlier process vouches for.
     signed_on_disk: u64,
     signed_at: Instant,
+    wary_until: Instant,
+    batch: Batch,
     out: Vec<u8>,
     body: Vec<u8>,
 }
@@ -73,6 +77,8 @@ impl Writer {
             torn: false,
             notices: Notices { opened: Some(tail.recovery), ..Notices::default() },
             signed_at,
+            wary_until: signed_at,
+            batch: Batch::default(),
             out: Vec::new(),
             body: Vec::new(),
         }
@@ -96,26 +102,42 @@ impl Writer {
         self.write(&mut Batch::default())
     }
 
-    pub(super) fn run(mut self, serving: Serving) {
-        let mut batch = Batch::default();
-        loop {
-            let closed = self.queue.take(&mut batch, TICK);
-            self.turn(&mut batch);
-            self.queue.settled();
-            if closed {
-                break;
-            }
+    /// Writes what is queued, and does whatever else is due.
+    pub(super) fn turn(&mut self) {
+        // Taken out, so that nobody is left waiting where this is the end of it.
+        let mut batch = std::mem::take(&mut self.batch);
+        self.queue.take(&mut batch);
+        self.settle(&mut batch);
+        self.queue.settled();
+        self.batch = batch;
+    }
+
+    /// The same on the thread of a call, which has better things to do: only where nothing but a write is due, and the
+    /// disk has been quick to take the last ones. Whether it was done.
+    pub(super) fn turn_for_a_call(&mut self) -> bool {
+        let now = self.clock.monotonic();
+        let has_room = self.segment.as_ref().is_some_and(|segment| segment.length() < self.settings.roll_at);
+        let is_easy = has_room
+            && !self.torn
+            && self.notices.is_empty()
+            && now >= self.wary_until
+            && now.saturating_duration_since(self.signed_at) < self.settings.checkpoint_interval;
+        if is_easy {
+            self.turn();
         }
+        is_easy
+    }
+
+    /// The last of it: what is still queued, and a signed end.
+    pub(super) fn end(mut self) {
         self.handoff.look();
-        self.turn(&mut batch);
+        self.turn();
         if self.chain.last() > self.signed {
             let _ = self.seal();
         }
-        self.handoff.close();
-        drop(serving);
     }
 
-    fn turn(&mut self, batch: &mut Batch) {
+    fn settle(&mut self, batch: &mut Batch) {
         self.notice_losses();
         let overflow = self.queue.take_refused();
         if overflow > 0 {
@@ -228,7 +250,13 @@ impl Writer {
     }
 
     fn put(&mut self, segment: &Segment) -> io::Result<()> {
-        segment.write(&self.out).inspect_err(|_| self.torn = segment.undo_partial_write().is_err())
+        let begun = self.clock.monotonic();
+        let written = segment.write(&self.out).inspect_err(|_| self.torn = segment.undo_partial_write().is_err());
+        let now = self.clock.monotonic();
+        if now.saturating_duration_since(begun) > SLOW {
+            self.wary_until = now + WARY_FOR;
+        }
+        written
     }
 
     /// Makes what was written the chain's end.
@@ -325,7 +353,7 @@ mod tests {
         let (waiter, answer) = oneshot::channel();
         queue.push(br#""kind":"call","time":"","node":"""#, Some(waiter)).unwrap();
         let mut batch = Batch::default();
-        queue.take(&mut batch, Duration::ZERO);
+        queue.take(&mut batch);
         (batch, answer)
     }
 
@@ -336,19 +364,46 @@ mod tests {
         let queue = Queue::default();
         writer.begin().unwrap();
         let (mut first, _answer) = batch(&queue);
-        writer.turn(&mut first);
+        writer.settle(&mut first);
         let segment = writer.segment.clone().unwrap();
         segment.not_synced(&io::Error::from(rustix::io::Errno::IO));
         // The kernel reports a failure once; the next success says nothing about what was lost.
         assert!(segment.sync().is_err());
 
         let (mut second, mut answer) = batch(&queue);
-        writer.turn(&mut second);
+        writer.settle(&mut second);
         assert_eq!(answer.try_recv().unwrap(), Ok(6));
         let next = writer.segment.clone().unwrap();
         assert_eq!(next.first, 4);
         let text = std::fs::read_to_string(folder.path().join("log").join(next.name())).unwrap();
         assert!(text.contains(r#""how":"not synced","reason":"Input/output error (os error 5)","first":1,"last":3"#));
+        assert_eq!(verify(&folder.path().join("log"), None).unwrap().problems, []);
+    }
+
+    #[test]
+    fn a_call_writes_what_is_queued_unless_more_is_due_than_a_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(folder.path());
+        writer.begin().unwrap();
+        let queue = Arc::clone(&writer.queue);
+        let mut asked = |change: &dyn Fn(&mut Writer)| {
+            let (waiter, mut answer) = oneshot::channel();
+            queue.push(br#""kind":"call","time":"","node":"""#, Some(waiter)).unwrap();
+            change(&mut writer);
+            let easy = writer.turn_for_a_call();
+            let written = answer.try_recv();
+            assert_eq!(easy, written.is_ok());
+            writer.turn();
+            assert!(easy || answer.try_recv().unwrap().is_ok(), "the thread writes it");
+            easy
+        };
+        assert!(asked(&|_| {}));
+        assert!(!asked(&|writer| writer.wary_until = writer.clock.monotonic() + WARY_FOR));
+        assert!(asked(&|writer| writer.wary_until = writer.clock.monotonic()));
+        assert!(!asked(&|writer| writer.settings.roll_at = 1), "a file is full");
+        assert!(asked(&|writer| writer.settings.roll_at = 1024 * 1024));
+        assert!(!asked(&|writer| writer.settings.checkpoint_interval = Duration::ZERO), "a signature is due");
+        drop(asked);
         assert_eq!(verify(&folder.path().join("log"), None).unwrap().problems, []);
     }
 
@@ -361,7 +416,7 @@ mod tests {
         let sealed = writer.segment.clone().unwrap();
         writer.settings.roll_at = 1;
         let (mut first, _answer) = batch(&queue);
-        writer.turn(&mut first);
+        writer.settle(&mut first);
         let current = writer.segment.clone().unwrap();
         assert_eq!((sealed.last(), current.first), (3, 4));
         sealed.not_synced(&io::Error::from(rustix::io::Errno::IO));
@@ -377,7 +432,7 @@ mod tests {
         assert_eq!(writer.status.lock().synced_sequence, 0, "lost records count as synced");
         writer.settings.roll_at = 1024 * 1024;
         let (mut second, _answer) = batch(&queue);
-        writer.turn(&mut second);
+        writer.settle(&mut second);
         syncer.turn();
         let status = writer.status.lock().clone();
         assert_eq!(status.synced_sequence, status.last_sequence);

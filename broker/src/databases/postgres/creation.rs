@@ -70,21 +70,23 @@ impl Postgres {
         let Some(creations) = self.creations.get(&user.tag.role) else {
             return self.execute(&transaction([&statements])).await;
         };
-        let mut outcome = creations.wait(statements);
+        let (mut outcome, mut in_hand) = (creations.wait(statements), false);
         loop {
             tokio::select! {
                 biased;
                 // Whoever had it in hand was cut off.
                 outcome = &mut outcome => return outcome.unwrap_or_else(|_| Err(self.too_slow())),
-                _turn = creations.turns.acquire() => self.create_waiting(creations).await,
+                // Where nobody waits any more, somebody has it in hand, and to ask for turns would be to spin.
+                _turn = creations.turns.acquire(), if !in_hand => in_hand = !self.create_waiting(creations).await,
             }
         }
     }
 
-    async fn create_waiting(&self, creations: &Creations) {
+    /// Whether anybody waited.
+    async fn create_waiting(&self, creations: &Creations) -> bool {
         let mut together = creations.take(TOGETHER);
         if together.is_empty() {
-            return;
+            return false;
         }
         let mut outcome = self.create_all(together.iter().map(|waiting| &waiting.statements)).await;
         if together.len() > 1 && matches!(outcome, Err(Refusal::Content(_))) {
@@ -103,6 +105,7 @@ impl Postgres {
             // Nobody waits any more where the process ends.
             let _ = waiting.made.send(outcome.clone());
         }
+        true
     }
 
     /// Each by itself, until one is refused for what is not its own fault: it and those after it are left.
