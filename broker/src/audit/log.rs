@@ -36,7 +36,7 @@ struct Inner {
     status: Arc<Status>,
     clock: SharedClock,
     node: Arc<str>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Proof that a call's record is in the log: what a secret may leave against. Made by the log alone.
@@ -100,7 +100,7 @@ pub struct Failing {
 }
 
 impl Log {
-    /// Takes the directory, finds the chain's end and starts the writer.
+    /// Takes the directory, finds the chain's end and starts the threads.
     pub fn open(settings: Settings, node: &str, clock: SharedClock) -> Result<(Self, Recovery), OpenError> {
         let path = settings.directory.clone();
         let directory = Directory::open(&path).map_err(|error| match error {
@@ -137,15 +137,17 @@ impl Log {
         };
         let syncer = spawn("audit-sync", Box::new(move || syncer.run()))?;
         let writer = Arc::new(Mutex::new(Some(writer)));
-        let (shared, called, to_sync) = (Arc::clone(&writer), Arc::clone(&queue), Arc::clone(&handoff));
+        let (shared, called, closing) = (Arc::clone(&writer), Arc::clone(&queue), Closing(handoff));
         let body = move || {
-            write_all(&called, &shared);
-            to_sync.close();
+            let directory = write_all(&called, &shared);
+            drop(closing);
+            let _ = syncer.join();
+            // Now another process may have it.
+            drop(directory);
             drop(serving);
         };
-        let thread = spawn("audit", Box::new(body)).inspect_err(|_| handoff.close())?;
-        let threads = Mutex::new(vec![thread, syncer]);
-        Ok((Self(Arc::new(Inner { queue, writer, status, clock, node, threads })), recovery))
+        let thread = Mutex::new(Some(spawn("audit", Box::new(body))?));
+        Ok((Self(Arc::new(Inner { queue, writer, status, clock, node, thread })), recovery))
     }
 
     /// Puts the record in the queue at once; the future tells when it is as durable as the mode asks. Dropping the future
@@ -195,17 +197,26 @@ impl Log {
 }
 
 /// The thread's part: what no call has found easy to write, and what is due while no call comes.
-fn write_all(queue: &Queue, writer: &Mutex<Option<Writer>>) {
+fn write_all(queue: &Queue, writer: &Mutex<Option<Writer>>) -> Option<Directory> {
     loop {
         let closed = queue.wait(TICK);
         // A call that broke off in the middle of a write may have left anything: nothing is written after it.
-        let Ok(mut held) = writer.lock() else { return };
+        let mut held = writer.lock().ok()?;
         if closed {
-            return held.take().map_or((), Writer::end);
+            return held.take().map(Writer::end);
         }
         if let Some(writer) = held.as_mut() {
             writer.turn();
         }
+    }
+}
+
+/// Ends the syncer when it is dropped: whatever ends the writer, nobody waits for ever.
+struct Closing(Arc<Handoff>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -218,8 +229,8 @@ impl Inner {
 
     fn close(&self) {
         self.queue.close();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             let _ = thread.join();
         }
     }
@@ -261,7 +272,9 @@ struct Bell(Option<Arc<Inner>>);
 
 impl Bell {
     fn spare_the_thread(&mut self) {
-        self.0.take_if(|log| log.write());
+        if self.0.as_ref().is_some_and(|log| log.write()) {
+            self.0 = None;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::log::Unavailable;
 
 const MAX_RECORDS: usize = 32 * 1024;
 const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// Whoever brings the queue to this many records wakes the writer, if nobody has.
+/// Whoever brings the queue to this many records wakes the thread, if nobody has.
 const ENOUGH: usize = 256;
 
 pub(super) type Answer = Result<u64, Unavailable>;
@@ -40,7 +40,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Filling {
     batch: Batch,
-    writer: Attention,
+    thread: Attention,
     closed: bool,
 }
 
@@ -53,7 +53,7 @@ enum Attention {
     ToBeCalled,
 }
 
-/// Whether the one who pushed owes the writer a call of [`Queue::ring`].
+/// Whether the one who pushed owes the thread a call of [`Queue::ring`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Duty {
     None,
@@ -73,10 +73,10 @@ impl Queue {
         }
         filling.batch.bytes.extend_from_slice(body);
         filling.batch.entries.push(Entry { length: body.len(), waiter });
-        match filling.writer {
+        match filling.thread {
             Attention::Awake => {}
             Attention::Asleep => {
-                filling.writer = Attention::ToBeCalled;
+                filling.thread = Attention::ToBeCalled;
                 return Ok(Duty::Ring);
             }
             Attention::ToBeCalled if filling.batch.len() < ENOUGH => {}
@@ -87,13 +87,13 @@ impl Queue {
 
     pub(super) fn ring(&self) {
         let filling = self.lock();
-        if filling.writer == Attention::ToBeCalled {
+        if filling.thread == Attention::ToBeCalled {
             self.wake(filling);
         }
     }
 
     fn wake(&self, mut filling: MutexGuard<'_, Filling>) {
-        filling.writer = Attention::Awake;
+        filling.thread = Attention::Awake;
         drop(filling);
         self.bell.notify_one();
     }
@@ -102,9 +102,9 @@ impl Queue {
     pub(super) fn wait(&self, patience: Duration) -> bool {
         let mut filling = self.lock();
         if filling.batch.is_empty() && !filling.closed {
-            filling.writer = Attention::Asleep;
+            filling.thread = Attention::Asleep;
             filling = self.bell.wait_timeout(filling, patience).unwrap_or_else(PoisonError::into_inner).0;
-            filling.writer = Attention::Awake;
+            filling.thread = Attention::Awake;
         }
         filling.closed
     }
@@ -114,8 +114,8 @@ impl Queue {
         debug_assert!(batch.is_empty());
         let mut filling = self.lock();
         std::mem::swap(&mut filling.batch, batch);
-        if filling.writer == Attention::ToBeCalled {
-            filling.writer = Attention::Asleep;
+        if filling.thread == Attention::ToBeCalled {
+            filling.thread = Attention::Asleep;
         }
         self.depth.store(batch.len() as u64, Ordering::Relaxed);
     }
@@ -138,7 +138,7 @@ impl Queue {
         self.depth.store(0, Ordering::Relaxed);
     }
 
-    /// Held by the writer thread: whatever ends it, nobody is left waiting.
+    /// Held by the thread: whatever ends it, nobody is left waiting.
     pub(super) fn serve(self: &Arc<Self>) -> Serving {
         self.alive.store(true, Ordering::Release);
         Serving(Arc::clone(self))

@@ -104,10 +104,15 @@ impl Writer {
 
     /// Writes what is queued, and does whatever else is due.
     pub(super) fn turn(&mut self) {
+        self.notice_losses();
+        self.write_queued();
+    }
+
+    fn write_queued(&mut self) {
         // Taken out, so that nobody is left waiting where this is the end of it.
         let mut batch = std::mem::take(&mut self.batch);
         self.queue.take(&mut batch);
-        self.settle(&mut batch);
+        self.write_or_refuse(&mut batch);
         self.queue.settled();
         self.batch = batch;
     }
@@ -115,6 +120,7 @@ impl Writer {
     /// The same on the thread of a call, which has better things to do: only where nothing but a write is due, and the
     /// disk has been quick to take the last ones. Whether it was done.
     pub(super) fn turn_for_a_call(&mut self) -> bool {
+        self.notice_losses();
         let now = self.clock.monotonic();
         let has_room = self.segment.as_ref().is_some_and(|segment| segment.length() < self.settings.roll_at);
         let is_easy = has_room
@@ -123,22 +129,22 @@ impl Writer {
             && now >= self.wary_until
             && now.saturating_duration_since(self.signed_at) < self.settings.checkpoint_interval;
         if is_easy {
-            self.turn();
+            self.write_queued();
         }
         is_easy
     }
 
-    /// The last of it: what is still queued, and a signed end.
-    pub(super) fn end(mut self) {
+    /// The last of it: what is still queued, and a signed end. The directory is ours until that is on the disk.
+    pub(super) fn end(mut self) -> Directory {
         self.handoff.look();
         self.turn();
         if self.chain.last() > self.signed {
             let _ = self.seal();
         }
+        self.directory
     }
 
-    fn settle(&mut self, batch: &mut Batch) {
-        self.notice_losses();
+    fn write_or_refuse(&mut self, batch: &mut Batch) {
         let overflow = self.queue.take_refused();
         if overflow > 0 {
             self.notices.refused(overflow, "the queue was full", self.clock.now());
@@ -349,29 +355,27 @@ mod tests {
         Writer::new(directory, settings, "node-1".into(), Arc::new(SystemClock), key, tail)
     }
 
-    fn batch(queue: &Queue) -> (Batch, oneshot::Receiver<crate::audit::queue::Answer>) {
+    fn push(writer: &Writer) -> oneshot::Receiver<crate::audit::queue::Answer> {
         let (waiter, answer) = oneshot::channel();
-        queue.push(br#""kind":"call","time":"","node":"""#, Some(waiter)).unwrap();
-        let mut batch = Batch::default();
-        queue.take(&mut batch);
-        (batch, answer)
+        writer.queue.push(br#""kind":"call","time":"","node":"""#, Some(waiter)).unwrap();
+        answer
     }
 
     #[test]
     fn after_a_failed_sync_the_log_goes_on_in_a_new_file_and_names_the_records_in_doubt() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = writer(folder.path());
-        let queue = Queue::default();
         writer.begin().unwrap();
-        let (mut first, _answer) = batch(&queue);
-        writer.settle(&mut first);
+        let _answer = push(&writer);
+        writer.turn();
         let segment = writer.segment.clone().unwrap();
         segment.not_synced(&io::Error::from(rustix::io::Errno::IO));
         // The kernel reports a failure once; the next success says nothing about what was lost.
         assert!(segment.sync().is_err());
 
-        let (mut second, mut answer) = batch(&queue);
-        writer.settle(&mut second);
+        let mut answer = push(&writer);
+        assert!(!writer.turn_for_a_call(), "a new file is not for a call to begin");
+        writer.turn();
         assert_eq!(answer.try_recv().unwrap(), Ok(6));
         let next = writer.segment.clone().unwrap();
         assert_eq!(next.first, 4);
@@ -385,10 +389,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = writer(folder.path());
         writer.begin().unwrap();
-        let queue = Arc::clone(&writer.queue);
         let mut asked = |change: &dyn Fn(&mut Writer)| {
-            let (waiter, mut answer) = oneshot::channel();
-            queue.push(br#""kind":"call","time":"","node":"""#, Some(waiter)).unwrap();
+            let mut answer = push(&writer);
             change(&mut writer);
             let easy = writer.turn_for_a_call();
             let written = answer.try_recv();
@@ -411,12 +413,11 @@ mod tests {
     fn a_failed_sync_of_a_sealed_file_is_told_with_its_range_and_stops_no_other_file() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = writer(folder.path());
-        let queue = Queue::default();
         writer.begin().unwrap();
         let sealed = writer.segment.clone().unwrap();
         writer.settings.roll_at = 1;
-        let (mut first, _answer) = batch(&queue);
-        writer.settle(&mut first);
+        let _answer = push(&writer);
+        writer.turn();
         let current = writer.segment.clone().unwrap();
         assert_eq!((sealed.last(), current.first), (3, 4));
         sealed.not_synced(&io::Error::from(rustix::io::Errno::IO));
@@ -431,8 +432,8 @@ mod tests {
         syncer.turn();
         assert_eq!(writer.status.lock().synced_sequence, 0, "lost records count as synced");
         writer.settings.roll_at = 1024 * 1024;
-        let (mut second, _answer) = batch(&queue);
-        writer.settle(&mut second);
+        let _answer = push(&writer);
+        writer.turn();
         syncer.turn();
         let status = writer.status.lock().clone();
         assert_eq!(status.synced_sequence, status.last_sequence);

@@ -41,7 +41,9 @@ pub(super) fn run_until_signalled(
     let hardened = hardening::harden()?;
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = app::metrics(Arc::clone(&clock));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // One of them may be waiting for the audit log's disk: the other still tells the time, and hears signals.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let ended = runtime.block_on(async {
         let telemetry = Telemetry::start(&config.telemetry, &config.node.name, Arc::clone(&metrics))?;
         telemetry.install()?;

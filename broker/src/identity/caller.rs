@@ -52,7 +52,7 @@ impl Caller {
     pub fn credentials(&self) -> Credentials {
         Credentials {
             certificate: self.certificate.as_ref().map(|certificate| certificate.thumbprint()),
-            token: self.token.as_ref().map(|token| token.digest()),
+            token: self.token.as_ref().map(|token| token.facts()),
         }
     }
 

@@ -14,7 +14,7 @@ use super::newest::{Confirmed, Newest};
 use super::pins::{Guarded, Pins, Word};
 use super::provider::{Fetched, Labels, Listing, Page, Provider, SecretInfo, Switched, VersionInfo};
 use super::revision::{Revisions, Turn};
-use crate::admission::{Permit, Resource};
+use crate::admission::{Action, Permit, Resource};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Failure, Reason};
 use crate::names::{SecretName, StoreName, VersionId};
@@ -148,7 +148,7 @@ impl Secrets {
     }
 
     pub async fn get(&self, permit: &Permit, version: &VersionId, demand: Demand<'_>) -> Result<Read, Failure> {
-        self.read(permitted_secret(permit)?, version, demand).await
+        self.read(permitted_to(permit, &[Action::GetSecret])?, version, demand).await
     }
 
     pub(super) async fn read(
@@ -178,7 +178,7 @@ impl Secrets {
     /// Loads one version anew and drops what was kept of the secret, unless the store cannot answer: in an outage
     /// that is all there is.
     pub async fn refresh(&self, permit: &Permit, version: &VersionId) -> Result<Refreshed, Failure> {
-        self.reload(permitted_secret(permit)?, version).await
+        self.reload(permitted_to(permit, &[Action::RefreshSecret])?, version).await
     }
 
     pub(super) async fn reload(&self, secret: &SecretName, version: &VersionId) -> Result<Refreshed, Failure> {
@@ -313,7 +313,7 @@ impl Secrets {
         payload: SecretBytes,
         creation: Option<Labels>,
     ) -> Result<VersionInfo, Failure> {
-        self.add_to(permitted_secret(permit)?.clone(), payload, creation).await
+        self.add_to(permitted_to(permit, &[Action::AddSecretVersion])?.clone(), payload, creation).await
     }
 
     pub(super) async fn add_to(
@@ -335,7 +335,8 @@ impl Secrets {
     }
 
     pub async fn set_enabled(&self, permit: &Permit, version: &VersionId, enabled: bool) -> Result<Switched, Failure> {
-        self.switch(permitted_secret(permit)?.clone(), version.clone(), enabled).await
+        let switch = [Action::EnableSecretVersion, Action::DisableSecretVersion];
+        self.switch(permitted_to(permit, &switch)?.clone(), version.clone(), enabled).await
     }
 
     pub(super) async fn switch(
@@ -356,7 +357,7 @@ impl Secrets {
     /// The newest version, where it holds this value; for whoever tried to add it and did not hear how that ended.
     pub async fn newest_if_it_is(&self, permit: &Permit, value: &SecretBytes) -> Result<Option<VersionInfo>, Failure> {
         let now = Demand { max_age: Some(Duration::ZERO), ..Demand::default() };
-        match self.read(permitted_secret(permit)?, &VersionId::Latest, now).await {
+        match self.read(permitted_to(permit, &[Action::AddSecretVersion])?, &VersionId::Latest, now).await {
             Ok(read) => {
                 let is_same = verify_slices_are_equal(read.fetched.payload.expose(), value.expose()).is_ok();
                 Ok(is_same.then(|| read.fetched.version.clone()))
@@ -491,6 +492,11 @@ fn no_store(store: &str) -> Failure {
     Failure::new(Reason::SecretNotFound, message)
 }
 
+/// A permit to see what there is gives no value and changes nothing.
+fn permitted_to<'a>(permit: &'a Permit, actions: &[Action]) -> Result<&'a SecretName, Failure> {
+    if actions.contains(&permit.action()) { permitted_secret(permit) } else { Err(misfit()) }
+}
+
 pub(crate) fn permitted_secret(permit: &Permit) -> Result<&SecretName, Failure> {
     match permit.resource() {
         Resource::Secret(secret, _) => Ok(secret),
@@ -499,7 +505,7 @@ pub(crate) fn permitted_secret(permit: &Permit) -> Result<&SecretName, Failure> 
 }
 
 fn misfit() -> Failure {
-    Failure::new(Reason::Internal, "the permit is for another kind of resource; report this")
+    Failure::new(Reason::Internal, "the permit is for something else; report this")
 }
 
 impl std::fmt::Debug for Secrets {

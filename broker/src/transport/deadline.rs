@@ -7,8 +7,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::frames::FrameMeter;
+use super::frames::{Flooded, FrameMeter};
 use super::stats::{TransportStats, count};
+
+/// How long one that floods is neither read nor let go: cut off at once, it would be back at once, and each time cost a
+/// handshake, which is dearer than its flood.
+const HELD_OFF: Duration = Duration::from_secs(1);
 
 /// A stream whose peer must begin to speak in time, must not stop reading and must not flood: HTTP has a bound for none
 /// of these, and such a peer would keep its place, or the processor, for ever.
@@ -23,6 +27,7 @@ pub(super) struct Punctual<T> {
     stuck: Option<Pin<Box<Sleep>>>,
     /// For HTTP/2 only.
     frames: Option<FrameMeter>,
+    held_off: Option<Pin<Box<Sleep>>>,
     stats: Arc<TransportStats>,
 }
 
@@ -36,7 +41,7 @@ impl<T> Punctual<T> {
         stats: Arc<TransportStats>,
     ) -> Self {
         let beginning = Some(Box::pin(sleep(within)));
-        Self { stream, missing: first_bytes, beginning, patience, stuck: None, frames, stats }
+        Self { stream, missing: first_bytes, beginning, patience, stuck: None, frames, held_off: None, stats }
     }
 
     fn timed_out(&self) -> io::Error {
@@ -63,13 +68,19 @@ impl<T: AsyncRead + Unpin> AsyncRead for Punctual<T> {
         {
             return Poll::Ready(Err(self.timed_out()));
         }
+        if let Some(held_off) = &mut self.held_off {
+            ready!(held_off.as_mut().poll(cx));
+            return Poll::Ready(Err(io::Error::other(Flooded)));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if let Some(frames) = &mut self.frames
-            && let Err(flooded) = frames.take(buffer.filled().get(before..).unwrap_or_default())
+            && frames.take(buffer.filled().get(before..).unwrap_or_default()).is_err()
         {
             count(&self.stats.flooded);
-            return Poll::Ready(Err(io::Error::other(flooded)));
+            buffer.set_filled(before);
+            self.held_off = Some(Box::pin(sleep(HELD_OFF)));
+            return self.poll_read(cx, buffer);
         }
         if self.beginning.is_some() {
             self.missing = self.missing.saturating_sub(buffer.filled().len() - before);

@@ -21,6 +21,7 @@ pub struct Token {
     issued: Option<Timestamp>,
     not_before: Option<Timestamp>,
     digest: Digest,
+    facts: Digest,
     certificate_thumbprint: Option<Digest>,
     claims: Claims,
     pub(super) signer: Signer,
@@ -58,9 +59,11 @@ impl Token {
     ) -> Self {
         let prefix = format!("oidc/{}/", issuer.name);
         let subject_at = prefix.len();
+        // An issuer's name has no slash, so whatever the subject is, no two callers share an id.
+        let id = prefix + &registered.subject;
+        let facts = facts(&id, &registered.audiences, &claims);
         Self {
-            // An issuer's name has no slash, so whatever the subject is, no two callers share an id.
-            id: (prefix + &registered.subject).into(),
+            id: id.into(),
             issuer: Arc::clone(issuer),
             subject_at,
             audiences: registered.audiences.into_iter().map(String::into_boxed_str).collect(),
@@ -68,6 +71,7 @@ impl Token {
             issued: registered.issued,
             not_before: registered.not_before,
             digest,
+            facts,
             certificate_thumbprint: registered.certificate_thumbprint,
             claims,
             signer,
@@ -120,6 +124,11 @@ impl Token {
         self.digest
     }
 
+    /// Names all that policy sees of it. A caller's next token mostly says the same, and is decided as this one was.
+    pub fn facts(&self) -> Digest {
+        self.facts
+    }
+
     /// The certificate that it is bound to (RFC 8705).
     pub fn certificate_thumbprint(&self) -> Option<Digest> {
         self.certificate_thumbprint
@@ -148,6 +157,22 @@ impl Token {
         let audiences: usize = self.audiences.iter().map(|audience| size_of::<Box<str>>() + audience.len()).sum();
         size_of::<Self>() + self.id.len() + audiences + self.claims.heap_size()
     }
+}
+
+fn facts(id: &str, audiences: &[String], claims: &Claims) -> Digest {
+    let mut told = Vec::new();
+    let mut tell = |text: &str| {
+        told.extend_from_slice(&text.len().to_be_bytes());
+        told.extend_from_slice(text.as_bytes());
+    };
+    tell(id);
+    tell(&audiences.len().to_string());
+    audiences.iter().for_each(|audience| tell(audience));
+    for (path, value) in claims.iter() {
+        tell(path);
+        tell(value);
+    }
+    Digest::of(&told)
 }
 
 impl fmt::Debug for Token {

@@ -227,6 +227,8 @@ impl Heart {
         });
         // Ours is one whose first answer was lost.
         if holder.is_some_and(|holder| holder != lease) {
+            self.lease = None;
+            self.publish(Term::default());
             self.meet_twin();
             return Err(StateError::Unavailable("another replica has this node's name", None));
         }

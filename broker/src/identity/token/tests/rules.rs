@@ -1,5 +1,7 @@
 //! Form, issuer, algorithm, signature, audience, subject, binding.
 
+use std::collections::HashSet;
+
 use aws_lc_rs::hmac;
 use serde_json::{Value, json};
 
@@ -413,6 +415,29 @@ async fn shows_policy_the_claims_of_the_issuers_people_use() {
     assert_eq!(one("xms_mirid"), "/subscriptions/s/resourcegroups/g/providers/p/vm");
     assert_eq!(one("exp"), "");
     assert!(token.claims().group_overage());
+}
+
+#[tokio::test]
+async fn tokens_have_the_same_facts_where_policy_sees_the_same() {
+    let issuer = Pinned::new().await;
+    let token = async |change: fn(&mut Value)| issuer.payload(change).await.unwrap();
+    let first = token(|_| {}).await;
+    let next = token(|payload| {
+        payload["jti"] = "another".into();
+        payload["exp"] = (payload["exp"].as_u64().unwrap() + 1).into();
+    })
+    .await;
+    assert!(first.digest() != next.digest() && first.facts() == next.facts());
+    let others: [fn(&mut Value); 4] = [
+        |payload| payload["sub"] = "another".into(),
+        |payload| payload["aud"] = json!([payload["aud"], "another"]),
+        |payload| payload["roles"] = json!(["a", "b"]),
+        |payload| payload["roles"] = json!(["ab"]),
+    ];
+    let mut seen = HashSet::from([first.facts()]);
+    for change in others {
+        assert!(seen.insert(token(change).await.facts()));
+    }
 }
 
 #[tokio::test]
