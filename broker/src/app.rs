@@ -468,13 +468,13 @@ impl Drop for Background {
     }
 }
 
-/// The leader does it for all.
 /// The secrets to which rotations add versions.
 fn added_to(rotations: &BTreeMap<String, RotationSettings>) -> HashSet<SecretName> {
     let adding = rotations.values().filter(|settings| settings.strategy != Strategy::External);
     adding.flat_map(|settings| settings.targets.iter().cloned()).collect()
 }
 
+/// The leader does it for all.
 async fn forget_requests(parts: Arc<Parts>) {
     if parts.state.leadership().term().fence.is_some()
         && let Err(failure) = requests::forget_outlived(&parts.state, parts.clock.now()).await

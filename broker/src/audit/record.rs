@@ -31,7 +31,7 @@ pub struct Record {
     pub version: Option<Arc<str>>,
     pub decision: Decision,
     pub policy: Option<Digest>,
-    /// `OK`, or the error reason.
+    /// `OK`, `CANCELLED`, the error reason, or `STARTED` where a change is about to be made.
     pub outcome: &'static str,
     /// Where a secret came from: `CACHE`, `PROVIDER` or `STALE`.
     pub source: &'static str,

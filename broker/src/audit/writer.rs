@@ -405,7 +405,6 @@ mod tests {
         assert!(!asked(&|writer| writer.settings.roll_at = 1), "a file is full");
         assert!(asked(&|writer| writer.settings.roll_at = 1024 * 1024));
         assert!(!asked(&|writer| writer.settings.checkpoint_interval = Duration::ZERO), "a signature is due");
-        drop(asked);
         assert_eq!(verify(&folder.path().join("log"), None).unwrap().problems, []);
     }
 
