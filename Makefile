@@ -80,7 +80,7 @@ advisories: ## known vulnerabilities of the dependencies (fetches RustSec's data
 	cargo deny --locked check advisories
 
 RELEASE := $${CARGO_TARGET_DIR:-target}/release
-# Together, since by itself each would have its dependencies built for it alone.
+# Together, since by itself each would have its dependencies built for it alone; with etcd (and so protoc), as in the image.
 built_with = cargo build --release --locked -p keyferry-broker -p keyferry-benches -p keyferry-tests --bin keyferry --bin
 
 .PHONY: bench bench-smoke bench-instructions bench-startup bench-micro bench-tokens bench-jwt bench-watch bench-scale
@@ -120,7 +120,8 @@ bench-watch: ## 10,000 subscribers and one: how soon each hears, and what it cos
 	$(built_with) watch
 	$(RELEASE)/watch $(RELEASE)/keyferry $(ARGS)
 
-bench-scale: ## how cost grows with policies, secrets, callers and subscribers (ARGS=1000: none of them above that)
+bench-scale: ## how cost grows with policies, secrets, callers, subscribers and replicas (ARGS=1000: none of them above that)
+	@tools/install protoc etcd
 	$(built_with) scale
 	$(RELEASE)/scale $(RELEASE)/keyferry $(ARGS)
 

@@ -1,5 +1,5 @@
-//! How cost grows: with policies, cached secrets, callers and subscribers. A broker in a process of its own for each
-//! figure.
+//! How cost grows: with policies, cached secrets, callers, subscribers and replicas. Brokers in processes of their own for
+//! each figure.
 //!
 //! `scale PATH-OF-KEYFERRY [MOST]`: no number of anything above MOST, which is 10,000.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output is for its reader")]
@@ -14,19 +14,27 @@ use std::time::{Duration, Instant};
 use keyferry_benches::Outcome;
 use keyferry_proto::v1::rotation_service_client::RotationServiceClient;
 use keyferry_proto::v1::secret_service_client::SecretServiceClient;
-use keyferry_proto::v1::{AddSecretVersionRequest, GetSecretRequest, RotationFilter, WatchRotationsRequest};
+use keyferry_proto::v1::watch_rotations_response::Response;
+use keyferry_proto::v1::{
+    AddSecretVersionRequest, GetSecretRequest, RotationFilter, WatchRotationsRequest, WatchRotationsResponse,
+};
 use keyferry_tests::broker::{endpoint, prepare};
+use keyferry_tests::etcd::EtcdCluster;
 use keyferry_tests::pki::{Ca, Issued};
 use keyferry_tests::process::Process;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
+use tonic::{Status, Streaming};
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 const VALUE: [u8; 100] = [b'x'; 100];
 /// Read for the first time, to see decisions that are not kept yet.
 const DECISIONS: usize = 200;
 const TOGETHER: usize = 64;
+/// All on one machine, so that what they cost each other is in the figure.
+const REPLICAS: [usize; 4] = [1, 2, 4, 8];
+const CHANGES: usize = 200;
 const STREAMS_PER_CONNECTION: usize = 1_000;
 const CONFIGURATION: &str = r#"
 [limits]
@@ -76,6 +84,13 @@ async fn measure(program: &Path, most: usize) -> Outcome<()> {
     println!("| subscribers | each |");
     for subscribers in sizes().skip(2) {
         println!("| {subscribers} | {:.2} KiB |", of_subscribers(program, subscribers).await?);
+    }
+    println!("| replicas on etcd | a change until all have told it, p50 | p99 |");
+    for replicas in REPLICAS.into_iter().filter(|replicas| *replicas <= most) {
+        let mut delays = of_replicas(program, replicas).await?;
+        delays.sort_unstable();
+        let worst = delays.get(delays.len() * 99 / 100).copied().unwrap_or_default();
+        println!("| {replicas} | {:.1} ms | {:.1} ms |", millis(median(delays)), millis(worst));
     }
     Ok(())
 }
@@ -153,17 +168,51 @@ async fn of_subscribers(program: &Path, subscribers: usize) -> Outcome<f64> {
         if number % STREAMS_PER_CONNECTION == 0 {
             client = RotationServiceClient::new(running.connect(&world.client).await?);
         }
-        let filter = RotationFilter { names: vec![secret(0)], ..RotationFilter::default() };
-        let request = WatchRotationsRequest {
-            subscriber: format!("s{number}"),
-            filter: Some(filter),
-            ..WatchRotationsRequest::default()
-        };
-        let mut stream = client.watch_rotations(request).await?.into_inner();
-        stream.message().await?;
-        streams.push(stream);
+        streams.push(subscribe(&mut client, &format!("s{number}")).await?);
     }
     Ok(each(before, running.resident()?, streams.len()))
+}
+
+/// From the call at one of them until a subscriber of each has heard of the change.
+async fn of_replicas(program: &Path, replicas: usize) -> Outcome<Vec<Duration>> {
+    let (etcd, ca) = (EtcdCluster::start(1), Ca::new("bench CA"));
+    let configuration = |number| format!("{CONFIGURATION}{}[node]\nname = \"r{number}\"\n", etcd.configuration());
+    let worlds: Vec<_> = (0..replicas).map(|number| World::of(&ca, &configuration(number))).collect::<Outcome<_>>()?;
+    let brokers: Vec<_> = worlds.iter().map(|world| world.start(program)).collect::<Outcome<_>>()?;
+    let mut writer = SecretServiceClient::new(brokers[0].connect(&worlds[0].operator).await?);
+    add(&mut writer, 0).await?;
+    let mut streams = Vec::new();
+    for (number, broker) in brokers.iter().enumerate() {
+        let mut client = RotationServiceClient::new(broker.connect(&broker.world.client).await?);
+        streams.push(subscribe(&mut client, &format!("at-{number}")).await?);
+    }
+    let mut delays = Vec::new();
+    for _ in 0..CHANGES {
+        let begun = Instant::now();
+        add(&mut writer, 0).await?;
+        for stream in &mut streams {
+            while !matches!(next(stream).await?, Response::Events(_)) {}
+        }
+        delays.push(begun.elapsed());
+    }
+    Ok(delays)
+}
+
+/// With what there is now behind it.
+async fn subscribe(
+    client: &mut RotationServiceClient<Channel>,
+    name: &str,
+) -> Outcome<Streaming<WatchRotationsResponse>> {
+    let filter = RotationFilter { names: vec![secret(0)], ..RotationFilter::default() };
+    let request =
+        WatchRotationsRequest { subscriber: name.to_owned(), filter: Some(filter), ..WatchRotationsRequest::default() };
+    let mut stream = client.watch_rotations(request).await?.into_inner();
+    stream.message().await?;
+    Ok(stream)
+}
+
+async fn next(stream: &mut Streaming<WatchRotationsResponse>) -> Outcome<Response> {
+    Ok(stream.message().await?.ok_or("a stream ended")?.response.ok_or("an empty message")?)
 }
 
 struct World {
@@ -180,9 +229,14 @@ struct Running<'a> {
 
 impl World {
     fn prepare() -> Outcome<Self> {
-        let (directory, ca) = (TempDir::new()?, Ca::new("bench CA"));
-        prepare(directory.path(), &ca, CONFIGURATION);
-        Ok(Self { client: ca.client("client"), operator: ca.client("operator"), ca, directory })
+        Self::of(&Ca::new("bench CA"), CONFIGURATION)
+    }
+
+    fn of(ca: &Ca, configuration: &str) -> Outcome<Self> {
+        let directory = TempDir::new()?;
+        prepare(directory.path(), ca, configuration);
+        let (client, operator) = (ca.client("client"), ca.client("operator"));
+        Ok(Self { client, operator, ca: ca.clone(), directory })
     }
 
     fn start(&self, program: &Path) -> Outcome<Running<'_>> {
@@ -202,15 +256,7 @@ impl Running<'_> {
         let mut adding = JoinSet::new();
         for number in 0..secrets {
             let mut writer = writer.clone();
-            adding.spawn(async move {
-                let request = AddSecretVersionRequest {
-                    parent: secret(number),
-                    payload: VALUE.to_vec().into(),
-                    allow_missing: true,
-                    ..AddSecretVersionRequest::default()
-                };
-                writer.add_secret_version(request).await.map(drop)
-            });
+            adding.spawn(async move { add(&mut writer, number).await });
             if adding.len() >= TOGETHER
                 && let Some(added) = adding.join_next().await
             {
@@ -231,6 +277,16 @@ impl Running<'_> {
     }
 }
 
+async fn add(writer: &mut SecretServiceClient<Channel>, number: usize) -> Result<(), Status> {
+    let request = AddSecretVersionRequest {
+        parent: secret(number),
+        payload: VALUE.to_vec().into(),
+        allow_missing: true,
+        ..AddSecretVersionRequest::default()
+    };
+    writer.add_secret_version(request).await.map(drop)
+}
+
 async fn read(client: &mut SecretServiceClient<Channel>, number: usize) -> Outcome<()> {
     client.get_secret(GetSecretRequest { name: secret(number), ..GetSecretRequest::default() }).await?;
     Ok(())
@@ -247,6 +303,10 @@ fn median(mut delays: Vec<Duration>) -> Duration {
 
 fn each(before_kib: u64, after_kib: u64, count: usize) -> f64 {
     after_kib.saturating_sub(before_kib) as f64 / count as f64
+}
+
+fn millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e3
 }
 
 fn mib(kib: u64) -> f64 {
