@@ -43,7 +43,8 @@ pub(super) async fn mint(world: Arc<World>, worker: usize) {
         }
         let ttl = (turn % 4 == 1).then(|| prost_types::Duration { seconds: SHORT.as_secs() as i64, nanos: 0 });
         let request_id = format!("00000000-0000-4000-8000-{worker:04x}{turn:08x}");
-        let token = minted(&world, &clients, MintDatabaseTokenRequest { ttl, request_id, ..mint_request() }).await;
+        let request = MintDatabaseTokenRequest { ttl, request_id, ..mint_request() };
+        let Some(token) = minted(&world, &clients, request).await else { continue };
         let user = token.user;
         match turn % 4 {
             0 => assert!(world.truth().kept.insert(user), "two requests were given one user"),
@@ -60,19 +61,20 @@ pub(super) async fn mint(world: Arc<World>, worker: usize) {
     }
 }
 
+/// None where a short one was over before its answer came through.
 async fn minted(
     world: &World,
     clients: &[TokenServiceClient<Channel>; 2],
     request: MintDatabaseTokenRequest,
-) -> MintDatabaseTokenResponse {
+) -> Option<MintDatabaseTokenResponse> {
+    let is_short = request.ttl.is_some();
     for attempt in 0.. {
         let (mut client, request) = (clients[attempt % 2].clone(), request.clone());
-        if let Ok(token) =
-            world.call(request, move |request| async move { client.mint_database_token(request).await }).await
-        {
-            return token;
+        match world.call(request, move |request| async move { client.mint_database_token(request).await }).await {
+            Ok(token) => return Some(token),
+            Err(reason) if is_short && reason == "LEASE_NOT_ACTIVE" => return None,
+            Err(_) => sleep(PAUSE).await,
         }
-        sleep(PAUSE).await;
     }
     unreachable!()
 }
