@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use rcgen::{CertificateParams, KeyPair, SanType};
 
 use super::*;
-use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
 use crate::error::Reason;
 use crate::identity::{Caller, Certificate};
-use crate::names::{SecretName, StoreName};
+use crate::names::{SecretName, StoreName, VersionId};
+use crate::secrets::{CacheSettings, Demand, SecretBytes, Secrets};
 
 const NOON: u64 = 1_800_000_000;
 
@@ -250,6 +251,44 @@ fn gate(directory: &std::path::Path, text: &str, clock: &Arc<Hands>) -> Gate {
     std::fs::write(directory.join("a.cedar"), text).unwrap();
     let store = PolicyStore::open(directory.to_owned(), Arc::clone(clock) as _).unwrap();
     Gate::new(store, Quota::new(settings(), Arc::clone(clock) as _))
+}
+
+#[tokio::test]
+async fn a_permit_for_anything_else_gives_no_value_and_changes_none() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.cedar"), "permit (principal, action, resource);").unwrap();
+    let clock: SharedClock = Arc::new(SystemClock);
+    let store = PolicyStore::open(directory.path().to_owned(), Arc::clone(&clock)).unwrap();
+    let gate = Gate::new(store, Quota::new(settings(), Arc::clone(&clock)));
+    let settings = CacheSettings { size: 1 << 20, stores: BTreeMap::new() };
+    let secrets = Secrets::new(BTreeMap::new(), &settings, None, &clock);
+    let (who, latest, first) = (caller("/cart"), VersionId::Latest, VersionId::exact("1").unwrap());
+    let mut ways = 0;
+    for action in Action::ALL {
+        let at = at(NOON, [127, 0, 0, 1]);
+        let Ok(permit) = gate.admit(&who, action, QuotaClass::None, secret("a", &[]), at) else { continue };
+        let refusals = [
+            secrets.get(&permit, &latest, Demand::default()).await.map(drop),
+            secrets.refresh(&permit, &latest).await.map(drop),
+            secrets.add(&permit, SecretBytes::new(Vec::new()), None).await.map(drop),
+            secrets.set_enabled(&permit, &first, false).await.map(drop),
+        ];
+        let let_through = refusals.map(|refusal| {
+            let reason = refusal.unwrap_err().reason();
+            // Or it got as far as to look for the store, which there is not.
+            assert!(matches!(reason, Reason::Internal | Reason::SecretNotFound), "{reason:?}");
+            reason == Reason::SecretNotFound
+        });
+        let expected = [
+            action == Action::GetSecret,
+            action == Action::RefreshSecret,
+            action == Action::AddSecretVersion,
+            matches!(action, Action::EnableSecretVersion | Action::DisableSecretVersion),
+        ];
+        assert_eq!(let_through, expected, "{action:?}");
+        ways += let_through.iter().filter(|through| **through).count();
+    }
+    assert_eq!(ways, 5);
 }
 
 #[test]
